@@ -1,0 +1,1 @@
+"""FalconAS: named Python scripts, served over ZeroMQ by worker processes."""

@@ -1,0 +1,1 @@
+"""Clients: one core, a shell for threads and one for asyncio."""

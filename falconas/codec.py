@@ -1,0 +1,246 @@
+"""Values <-> msgpack bodies. Specification: docs/protocol.md, "Values".
+
+Types that msgpack lacks travel as ext types whose payload is a UTF-8 text, to
+peers that accept them; to others as that text alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+
+import msgpack
+import msgspec
+
+from falconas.errors import InvalidArgument, ScriptError, Started
+
+DEPTH_LIMIT = 64
+LENGTH_LIMIT = 1_000_000
+
+EXT_DECIMAL = 1
+EXT_UUID = 2
+EXT_DATE = 3
+EXT_TIME = 4
+EXT_DURATION = 5
+EXT_DATETIME = 6
+
+
+def _duration_text(value: timedelta) -> str:
+    text: str = msgspec.to_builtins(value)
+    return text
+
+
+def _duration(text: str) -> timedelta:
+    return msgspec.convert(text, timedelta)
+
+
+_TO_TEXT: dict[type[Any], tuple[int, Callable[[Any], str]]] = {
+    Decimal: (EXT_DECIMAL, str),
+    uuid.UUID: (EXT_UUID, str),
+    datetime: (EXT_DATETIME, datetime.isoformat),
+    date: (EXT_DATE, date.isoformat),
+    time: (EXT_TIME, time.isoformat),
+    timedelta: (EXT_DURATION, _duration_text),
+}
+_FROM_TEXT: dict[int, Callable[[str], Any]] = {
+    EXT_DECIMAL: Decimal,
+    EXT_UUID: uuid.UUID,
+    EXT_DATE: date.fromisoformat,
+    EXT_TIME: time.fromisoformat,
+    EXT_DURATION: _duration,
+    EXT_DATETIME: datetime.fromisoformat,
+}
+_AS_STR = (
+    ipaddress.IPv4Address,
+    ipaddress.IPv6Address,
+    ipaddress.IPv4Network,
+    ipaddress.IPv6Network,
+    ipaddress.IPv4Interface,
+    ipaddress.IPv6Interface,
+)
+
+
+def encode_params(params: Mapping[str, Any]) -> bytes:
+    """Pack parameters, sorted by name so that equal ones give equal bytes.
+
+    Raises:
+        InvalidArgument: Not a map with string keys, or a value has no encoding.
+    """
+    if not isinstance(params, Mapping) or not all(isinstance(k, str) for k in params):
+        raise InvalidArgument("parameters must be a mapping with string keys")
+    ordered = {key: params[key] for key in sorted(params)}
+    try:
+        return _pack(ordered, ext=True)
+    except Exception as error:
+        where, why = _culprit(ordered, error)
+        raise InvalidArgument(f"parameter {where[1:]}: {why}") from None
+
+
+def decode_params(body: bytes | memoryview) -> dict[str, Any]:
+    """Unpack the parameters of a request; an empty body means none.
+
+    Raises:
+        InvalidArgument: They are not a msgpack map with string keys, nested
+            at most `DEPTH_LIMIT` deep.
+    """
+    if not len(body):
+        return {}
+    try:
+        params = _unpack(body, strict_map_key=True)
+    except Exception as error:
+        text = str(error) or type(error).__name__
+        raise InvalidArgument(f"parameters are not valid msgpack: {text}") from None
+    if not isinstance(params, dict) or not all(type(k) is str for k in params):
+        raise InvalidArgument("parameters must be a map with string keys")
+    _check_depth(params)
+    return params
+
+
+def encode_result(value: Any, *, ext: bool, limit: int) -> bytes:
+    """Pack a script's result.
+
+    Args:
+        value: What `run` returned.
+        ext: The caller accepts ext types.
+        limit: The largest body in bytes.
+
+    Raises:
+        ScriptError: It has no encoding, or is too large.
+    """
+    try:
+        body = _pack(value, ext=ext)
+    except Exception as error:
+        where, why = _culprit(value, error)
+        raise ScriptError(
+            f"the result cannot be packed: {where or 'it'}: {why}",
+            started=Started.YES,
+        ) from None
+    if len(body) > limit:
+        raise ScriptError(
+            f"the result has {len(body)} bytes, the limit is {limit}",
+            started=Started.YES,
+        )
+    return body
+
+
+def decode_value(body: bytes | memoryview) -> Any:
+    """Unpack a result, an error's map or a report; an empty body is None.
+
+    Raises:
+        ValueError: It is not msgpack.
+    """
+    if not len(body):
+        return None
+    try:
+        return _unpack(body, strict_map_key=False)
+    except Exception as error:
+        text = str(error) or type(error).__name__
+        raise ValueError(f"body is not valid msgpack: {text}") from None
+
+
+def encode_value(value: Any) -> bytes:
+    """Pack an error's map, a manifest or a report: plain values of our own."""
+    return _pack(value, ext=False)
+
+
+def _pack(value: Any, *, ext: bool) -> bytes:
+    body: bytes = msgpack.packb(value, default=_default_ext if ext else _default_text)
+    return body
+
+
+def _unpack(body: bytes | memoryview, *, strict_map_key: bool) -> Any:
+    limit = min(len(body), LENGTH_LIMIT)
+    return msgpack.unpackb(
+        body,
+        strict_map_key=strict_map_key,
+        ext_hook=_ext_hook,
+        timestamp=3,
+        max_array_len=limit,
+        max_map_len=limit,
+    )
+
+
+def _ext_hook(code: int, data: bytes) -> Any:
+    parse = _FROM_TEXT.get(code)
+    if parse is None:
+        raise ValueError(f"ext type {code} is unknown")
+    text = data.decode()
+    try:
+        return parse(text)
+    except Exception:
+        raise ValueError(f"ext type {code} holds {text[:40]!r}") from None
+
+
+def _default_ext(value: Any) -> Any:
+    for cls in type(value).__mro__:
+        if cls in _TO_TEXT:
+            code, to_text = _TO_TEXT[cls]
+            return msgpack.ExtType(code, to_text(value).encode())
+    return _plain(value)
+
+
+def _default_text(value: Any) -> Any:
+    for cls in type(value).__mro__:
+        if cls in _TO_TEXT:
+            return _TO_TEXT[cls][1](value)
+    return _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    """Turn what is a map, an array or a text in disguise into that."""
+    if isinstance(value, int):
+        raise OverflowError("an integer beyond 64 bits has no encoding")
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, msgspec.Struct):
+        return {name: getattr(value, name) for name in value.__struct_fields__}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, _AS_STR):
+        return str(value)
+    raise TypeError(f"type {type(value).__name__} has no encoding")
+
+
+def _check_depth(value: Any) -> None:
+    level: list[Any] = [value]
+    for _ in range(DEPTH_LIMIT):
+        level = [
+            child
+            for item in level
+            for child in (item.values() if isinstance(item, dict) else item)
+            if isinstance(child, list | dict)
+        ]
+        if not level:
+            return
+    raise InvalidArgument(f"parameters are nested deeper than {DEPTH_LIMIT}")
+
+
+def _culprit(value: Any, error: Exception) -> tuple[str, str]:
+    """Find the innermost value that does not pack: its path and what is wrong."""
+    path = ""
+    for _ in range(DEPTH_LIMIT):
+        for step, child in _children(value):
+            try:
+                _pack(child, ext=True)
+            except Exception as inner:
+                path, value, error = path + step, child, inner
+                break
+        else:
+            break
+    return path, (str(error) or type(error).__name__)[:200]
+
+
+def _children(value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        return [(f".{key}", child) for key, child in value.items()]
+    if isinstance(value, list | tuple):
+        return [(f"[{index}]", child) for index, child in enumerate(value)]
+    return []

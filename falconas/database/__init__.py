@@ -1,0 +1,1 @@
+"""PostgreSQL: sessions, nodes, the embedded server."""

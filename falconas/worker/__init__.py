@@ -1,0 +1,1 @@
+"""Workers: one process, one script at a time, one connection."""
