@@ -1,0 +1,52 @@
+"""The report for operators: what `falconas status` shows."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Any
+
+from falconas.broker.core import BrokerCore
+from falconas.broker.records import Worker
+
+
+def report(core: BrokerCore, now: float) -> dict[str, Any]:
+    """Return the broker's state as plain values (docs/protocol.md, "INSPECT")."""
+    flow = core.flow
+    workers = sorted(flow.pool.by_uuid.values(), key=lambda worker: worker.name)
+    return {
+        "epoch": flow.epoch.hex(),
+        "uptime": round(now - flow.began, 3),
+        "draining": core.draining_until < inf,
+        "queue": {"requests": flow.backlog.count, "bytes": flow.backlog.bytes},
+        "counters": dict(sorted(flow.counters.items())),
+        "workers": [_worker(worker, now) for worker in workers],
+        "supervisors": [
+            {
+                "host": supervisor.host,
+                "pid": supervisor.facts.get("pid"),
+                "workers": len(flow.pool.of_supervisor(supervisor.uuid)),
+                "seen_s": round(now - supervisor.seen, 3),
+            }
+            for supervisor in core.hosts.supervisors.values()
+        ],
+        "clients": len(flow.clients),
+    }
+
+
+def _worker(worker: Worker, now: float) -> dict[str, Any]:
+    pending = next(iter(worker.hands.values()), None)
+    state = "busy" if pending else "idle" if worker.ready else "unready"
+    return {
+        "worker": worker.name,
+        "pid": worker.facts.get("pid"),
+        "host": worker.facts.get("host"),
+        "group": worker.lane.group,
+        "node": worker.node,
+        "manifest": worker.lane.manifest,
+        "state": state,
+        "reason": worker.facts.get("reason") or None,
+        "script": pending.script if pending else None,
+        "running_s": round(now - pending.handed, 3) if pending else None,
+        "served": worker.served,
+        "errors": worker.errors,
+    }

@@ -1,0 +1,82 @@
+"""What is refused, for how long a request may take, and why one was given up."""
+
+from __future__ import annotations
+
+from falconas.broker.flow import Flow
+from falconas.broker.records import Client, Pending, ScriptInfo
+from falconas.errors import (
+    AlreadyExists,
+    DeadlineExceeded,
+    FalconError,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    Started,
+    Unavailable,
+)
+from falconas.protocol import BUDGET_LIMIT, Request, is_script_name
+
+
+def budget_of(flow: Flow, wanted: float | None, info: ScriptInfo | None) -> float:
+    """Return how long a request may take: as asked for, the script's at most."""
+    cap = info.budget if info is not None else None
+    budget = wanted if wanted is not None else cap or flow.settings.budget
+    return min(budget, cap or BUDGET_LIMIT, BUDGET_LIMIT)
+
+
+def refusal(
+    flow: Flow,
+    client: Client,
+    request: Request,
+    info: ScriptInfo | None,
+    size: int,
+    now: float,
+) -> FalconError | None:
+    """Say why a request is not accepted; None: it is."""
+    settings, script = flow.settings, request.script
+    if request.id in client.pending:
+        return AlreadyExists("the id is in use by an outstanding request of yours")
+    if not is_script_name(script):
+        return InvalidArgument(
+            f"{script[:80]!r} is no script name: lower-case letters, digits and _,"
+            " at most four parts joined by dots"
+        )
+    if request.budget is not None and request.budget <= 0:
+        return DeadlineExceeded("the budget was used up", retry_safe=True)
+    if size > settings.params_bytes:
+        return InvalidArgument(
+            f"{size} bytes of parameters, the limit is {settings.params_bytes}"
+        )
+    if len(client.pending) >= settings.client_requests:
+        return ResourceExhausted(
+            f"{len(client.pending)} requests of this client are outstanding,"
+            f" the limit is {settings.client_requests}",
+            retry_safe=True,
+            retry_after=flow.retry_after(),
+        )
+    if info is None and now >= flow.began + settings.start_wait:
+        return NotFound(f"there is no script {script}")
+    if info is not None and info.error is not None:
+        return NotFound(f"script {script} does not load: {info.error}")
+    return None
+
+
+def gave_up(flow: Flow, pending: Pending, now: float) -> FalconError:
+    """Say why an accepted request ends without an answer."""
+    worker, info = pending.worker, pending.info
+    if worker is not None:
+        return DeadlineExceeded(
+            f"worker {worker.name} had not answered by the deadline",
+            started=Started.UNKNOWN,
+            retry_safe=info is not None and info.idempotent,
+        )
+    if now >= pending.deadline:
+        text = "the budget ran out before a worker was free"
+        return DeadlineExceeded(text, retry_safe=True)
+    if flow.pool.info(pending.script) is None:
+        return NotFound(f"there is no script {pending.script}")
+    return Unavailable(
+        f"no worker is ready for script {pending.script}",
+        retry_safe=True,
+        retry_after=flow.settings.worker_wait,
+    )

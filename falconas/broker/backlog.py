@@ -1,0 +1,151 @@
+"""Requests that wait for a worker: bounded, fair between clients, with priorities.
+
+A queue holds the requests that the same lanes can serve. Inside it, start-time
+fair queueing (Goyal, Vin, Cheng 1996): each request gets a tag one after its
+client's previous one, and the smallest tag leaves first, so that a client with a
+thousand requests waiting delays another's single one by one place. A priority is a
+head start of `BOOST` places for each level; since tags only grow, it ages by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from heapq import heapify, heappop, heappush
+
+from falconas.broker.records import Client, LaneKey, Pending
+
+BOOST = 100
+PRIORITY_LIMIT = 3
+
+QueueKey = frozenset[LaneKey]
+
+
+class Queue:
+    """The waiting requests of one set of lanes."""
+
+    def __init__(self, key: QueueKey) -> None:
+        self.key = key
+        self._heap: list[tuple[int, float, int]] = []
+        self._waiting: dict[int, Pending] = {}
+        self._tags: dict[Client, tuple[float, int]] = {}
+        self._virtual = 0.0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __iter__(self) -> Iterator[Pending]:
+        return iter(self._waiting.values())
+
+    def push(self, pending: Pending, *, front: bool = False) -> None:
+        """Add a request; at the head if it had been handed out before."""
+        last, count = self._tags.get(pending.client, (0.0, 0))
+        tag = max(self._virtual, last) + (0.0 if front else 1.0)
+        self._tags[pending.client] = (tag, count + 1)
+        self._waiting[pending.number] = pending
+        rank = 0 if front else 1
+        order = tag - BOOST * pending.priority
+        heappush(self._heap, (rank, order, pending.number))
+
+    def head(self) -> tuple[int, float, int] | None:
+        """Return the sort key of the next request, None when empty."""
+        while self._heap:
+            rank, _, number = self._heap[0]
+            pending = self._waiting.get(number)
+            if pending is not None:
+                # Between queues age decides; tags of two queues do not compare.
+                return rank, pending.arrived, number
+            heappop(self._heap)
+        return None
+
+    def pop(self) -> Pending:
+        """Remove and return the next request; the queue must not be empty."""
+        while True:
+            rank, order, number = heappop(self._heap)
+            pending = self._waiting.get(number)
+            if pending is not None:
+                break
+        if rank:
+            self._virtual = max(self._virtual, order + BOOST * pending.priority)
+        self._drop(pending)
+        return pending
+
+    def remove(self, pending: Pending) -> None:
+        """Remove a request from the middle."""
+        self._drop(pending)
+        if len(self._heap) > 2 * len(self._waiting) + 64:
+            self._heap = [entry for entry in self._heap if entry[2] in self._waiting]
+            heapify(self._heap)
+
+    def _drop(self, pending: Pending) -> None:
+        del self._waiting[pending.number]
+        tag, count = self._tags[pending.client]
+        if count == 1:
+            del self._tags[pending.client]
+        else:
+            self._tags[pending.client] = (tag, count - 1)
+
+
+class Backlog:
+    """All queues, under one bound of requests and of bytes."""
+
+    def __init__(self, limit: int, limit_bytes: int) -> None:
+        self.limit = limit
+        self.limit_bytes = limit_bytes
+        self.queues: dict[QueueKey, Queue] = {}
+        self.count = 0
+        self.bytes = 0
+
+    def __iter__(self) -> Iterator[Pending]:
+        for queue in self.queues.values():
+            yield from queue
+
+    def has_room(self, size: int) -> bool:
+        """Tell whether a request of `size` bytes fits."""
+        return self.count < self.limit and self.bytes + size <= self.limit_bytes
+
+    def push(self, pending: Pending, key: QueueKey, *, front: bool = False) -> None:
+        """Queue a request; the bound is the caller's to ask (`has_room`)."""
+        queue = self.queues.get(key)
+        if queue is None:
+            queue = self.queues[key] = Queue(key)
+        queue.push(pending, front=front)
+        pending.queue = queue
+        self.count += 1
+        self.bytes += pending.size
+
+    def pop(self, lane: LaneKey) -> Pending | None:
+        """Remove and return the next request that `lane` can serve."""
+        best: Queue | None = None
+        best_head = None
+        for queue in self.queues.values():
+            if lane in queue.key:
+                head = queue.head()
+                if head is not None and (best_head is None or head < best_head):
+                    best, best_head = queue, head
+        if best is None:
+            return None
+        pending = best.pop()
+        self._forget(pending, best)
+        return pending
+
+    def remove(self, pending: Pending) -> None:
+        """Remove a request that was cancelled or expired."""
+        queue = pending.queue
+        queue.remove(pending)
+        self._forget(pending, queue)
+
+    def take_all(self) -> list[Pending]:
+        """Remove and return everything, the oldest first, to be filed anew."""
+        everything = sorted(self, key=lambda pending: pending.number)
+        for pending in everything:
+            pending.queue = None
+        self.queues.clear()
+        self.count = self.bytes = 0
+        return everything
+
+    def _forget(self, pending: Pending, queue: Queue) -> None:
+        pending.queue = None
+        self.count -= 1
+        self.bytes -= pending.size
+        if not queue:
+            del self.queues[queue.key]

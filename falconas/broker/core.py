@@ -1,0 +1,359 @@
+"""The broker's decisions, without I/O: one method for each thing that can happen.
+
+`now`, on one monotonic clock, comes in; messages to send come out of `take_sends()`.
+Nothing here blocks, sleeps, logs or looks at a body other than a manifest.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Any
+
+from falconas.broker.admission import budget_of, gave_up, refusal
+from falconas.broker.backlog import PRIORITY_LIMIT
+from falconas.broker.flow import Flow
+from falconas.broker.hosts import Hosts
+from falconas.broker.pool import script_infos
+from falconas.broker.records import (
+    Body,
+    LaneKey,
+    Peer,
+    Pending,
+    Send,
+    Socket,
+    Worker,
+)
+from falconas.codec import decode_value, encode_value
+from falconas.errors import (
+    Cancelled,
+    FalconError,
+    InvalidArgument,
+    Started,
+    Unavailable,
+)
+from falconas.protocol import (
+    VERSION,
+    Cancel,
+    Catalogue,
+    Heartbeat,
+    Hello,
+    Id,
+    Kind,
+    Lost,
+    Ready,
+    Register,
+    Reply,
+    Request,
+    Return,
+    Status,
+    Welcome,
+    public_extras,
+)
+from falconas.settings import Broker as BrokerSettings
+
+SWEEP_INTERVAL = 1.0
+UNKNOWN_PEER = b"?"
+
+
+class BrokerCore:
+    """State of one broker's life, named by `epoch` (8 random bytes)."""
+
+    def __init__(self, settings: BrokerSettings, epoch: bytes, now: float) -> None:
+        self.settings = settings
+        self.flow = Flow(settings, epoch, now)
+        self.hosts = Hosts()
+        self.draining_until = inf
+        self._number = 0
+        self._sweep_at = now + SWEEP_INTERVAL
+
+    # What clients say
+
+    def hello(self, peer: Peer, hello: Hello, now: float) -> None:
+        """A connection names its session."""
+        clients = self.flow.clients
+        client = clients.hello(peer.identity, hello.session, now)
+        self.welcome(peer, hello.id, now, encode_value(clients.owed(client)))
+        for message, held in clients.take_held(client, now):
+            self.flow.sends.append(Send(peer.socket, peer.identity, (), message, held))
+
+    def request(self, peer: Peer, request: Request, body: Body, now: float) -> None:
+        """A client wants a script run."""
+        flow = self.flow
+        client = flow.clients.of(peer.identity, now)
+        info = flow.pool.info(request.script)
+        error: FalconError | None
+        if self.draining_until < inf:
+            text = "the broker is draining"
+            error = Unavailable(text, retry_safe=True, retry_after=1.0)
+        else:
+            error = refusal(flow, client, request, info, len(body), now)
+        if error is not None:
+            flow.counters[f"refused.{error.code.name.lower()}"] += 1
+            flow.answer(peer, request.id, error)
+            flow.clients.ended(client)
+            return
+        extras = public_extras(request.extras)
+        priority = extras.get("priority")
+        if type(priority) is not int or abs(priority) > PRIORITY_LIMIT:
+            priority = 0
+        self._number += 1
+        pending = Pending(
+            number=self._number,
+            client=client,
+            envelope=peer.envelope,
+            origin=request.id,
+            script=request.script,
+            body=body,
+            size=len(body),
+            extras=extras,
+            arrived=now,
+            deadline=now + budget_of(flow, request.budget, info),
+            priority=priority,
+        )
+        client.pending[request.id] = pending
+        flow.open += 1
+        flow.counters["requests"] += 1
+        flow.file(pending, now)
+
+    def cancel(self, peer: Peer, cancel: Cancel, now: float) -> None:
+        """A client no longer wants an answer; what has one already has it."""
+        flow = self.flow
+        client = flow.clients.find(peer.identity)
+        pending = client.pending.get(cancel.id) if client else None
+        if pending is None:
+            return
+        flow.counters["cancels"] += 1
+        if pending.worker is None:
+            flow.backlog.remove(pending)
+            flow.finish(pending, Cancelled(retry_safe=True), now)
+        else:
+            # The worker applies it before the start; what runs, runs on.
+            message = Cancel(pending.dispatch, {})
+            to = pending.worker.identity
+            flow.sends.append(Send(Socket.BACKEND, to, (), message, b""))
+
+    def catalogue(self, peer: Peer, catalogue: Catalogue) -> None:
+        """Somebody asks what scripts there are."""
+        scripts = self.hosts.catalogue()
+        if catalogue.extras.get("brief") is True:
+            scripts = {name: entry.get("idempotent") for name, entry in scripts.items()}
+        self.flow.answer(peer, catalogue.id, encode_value({"scripts": scripts}))
+
+    # What workers say
+
+    def ready(self, peer: Peer, ready: Ready, now: float) -> None:
+        """A worker introduces itself, for the first time or again."""
+        flow, pool = self.flow, self.flow.pool
+        self.welcome(peer, ready.id, now)
+        lane = LaneKey(ready.manifest, ready.group, str(ready.extras.get("role", "")))
+        worker = pool.by_uuid.get(ready.worker)
+        other = pool.by_identity.get(peer.identity)
+        if other is not None and other is not worker:
+            flow.lose(other, None, Started.UNKNOWN, "its connection changed hands", now)
+        if worker is not None and worker.lane != lane:
+            flow.lose(worker, None, Started.UNKNOWN, "it came back changed", now)
+            worker = None
+        if worker is None:
+            worker = Worker(
+                ready.worker,
+                peer.identity,
+                ready.supervisor,
+                lane,
+                ready.node,
+                ready=False,
+                facts=ready.extras,
+            )
+            if pool.add(worker):
+                flow.refile(now)
+        elif worker.identity != peer.identity:
+            pool.rebind(worker, peer.identity)
+        holding = ready.extras.get("holding")
+        holding = holding if isinstance(holding, list) else []
+        for pending in list(worker.hands.values()):
+            if pending.dispatch not in holding:
+                flow.take_back(pending)
+                flow.again(pending, now)
+        flow.set_ready(worker, ready.extras.get("ready") is not False, now)
+
+    def status(self, peer: Peer, status: Status, now: float) -> None:
+        """A worker can, or can no longer, serve."""
+        worker = self._worker(peer, now)
+        if worker is not None:
+            worker.facts = {**worker.facts, "reason": "", **status.extras}
+            self.flow.set_ready(worker, status.ready, now)
+
+    def reply(self, peer: Peer, reply: Reply, body: Body, now: float) -> None:
+        """A worker answers a request, which also gives its credit back."""
+        worker = self._worker(peer, now)
+        pending = self._in_hand(worker, reply.id)
+        if worker is None or pending is None or reply.kind == Kind.PARTIAL:
+            self.flow.counters["stale_replies"] += 1
+            return
+        self.flow.take_back(pending)
+        worker.served += 1
+        worker.errors += reply.kind == Kind.ERROR
+        extras = reply.extras
+        extras["attempt"] = pending.attempt
+        ready = extras.pop("ready", None) is not False
+        answer = Reply(pending.origin, reply.kind, reply.code, extras)
+        self.flow.finish(pending, answer, now, body)
+        self.flow.set_ready(worker, worker.ready and ready, now)
+
+    def returned(self, peer: Peer, returned: Return, now: float) -> None:
+        """A worker gives back what it has not started; that costs no attempt."""
+        worker = self._worker(peer, now)
+        pending = self._in_hand(worker, returned.id)
+        if worker is None or pending is None:
+            self.flow.counters["stale_replies"] += 1
+            return
+        self.flow.counters["returned"] += 1
+        self.flow.take_back(pending)
+        if returned.extras.get("ready") is False:
+            self.flow.set_ready(worker, False, now)
+        self.flow.again(pending, now)
+        self.flow.set_ready(worker, worker.ready, now)
+
+    def disconnect(self, peer: Peer, now: float) -> None:
+        """A worker or a supervisor leaves; a worker has finished or returned all."""
+        if peer.socket is Socket.CONTROL:
+            self.hosts.leave(peer.identity)
+            return
+        worker = self.flow.pool.by_identity.get(peer.identity)
+        if worker is not None:
+            self.flow.lose(worker, b"", Started.UNKNOWN, "it left", now)
+
+    def unreachable(self, send: Send, now: float) -> None:
+        """A message could not be sent: its peer is gone."""
+        flow = self.flow
+        if send.socket is Socket.BACKEND:
+            worker = flow.pool.by_identity.get(send.identity)
+            if worker is None:
+                return
+            pending = self._in_hand(worker, send.message.id)
+            if pending is not None and isinstance(send.message, Request):
+                flow.take_back(pending)  # it never left
+                flow.again(pending, now)
+            flow.lose(worker, None, Started.UNKNOWN, "its connection is gone", now)
+        elif isinstance(send.message, Reply):
+            until = now + self.settings.budget
+            held = flow.clients.hold(send.identity, send.message, send.body, until)
+            flow.counters["replies_held" if held else "replies_undeliverable"] += 1
+
+    # What supervisors and operators say
+
+    def register(self, peer: Peer, register: Register, body: Body, now: float) -> None:
+        """A supervisor introduces itself and its scripts."""
+        try:
+            manifest = decode_value(body)
+            infos = script_infos(manifest)
+        except ValueError as error:
+            wrong = InvalidArgument(f"manifest: {error}")
+            self.flow.answer(peer, register.id, wrong)
+            return
+        self.hosts.register(peer.identity, register, manifest["scripts"], now)
+        if self.flow.pool.learn(register.manifest, infos):
+            self.flow.refile(now)
+        self.welcome(peer, register.id, now)
+
+    def heartbeat(
+        self, peer: Peer, heartbeat: Heartbeat, body: Body, now: float
+    ) -> None:
+        """A supervisor lives; of its workers, those that it does not list do not."""
+        if not self.hosts.heartbeat(heartbeat.supervisor, peer.identity, now):
+            self.welcome(peer, UNKNOWN_PEER, now)
+            return
+        try:
+            alive = decode_value(body)
+        except ValueError:
+            alive = None
+        if isinstance(alive, list):
+            for worker in self.flow.pool.of_supervisor(heartbeat.supervisor):
+                if worker.uuid not in alive:
+                    self.flow.lose(worker, None, Started.UNKNOWN, "it is gone", now)
+        extras = {"epoch": self.flow.epoch, "now": now}
+        message = Heartbeat(heartbeat.id, heartbeat.supervisor, extras)
+        self.flow.sends.append(Send(*peer, message, b""))
+
+    def lost(self, lost: Lost, now: float) -> None:
+        """A supervisor saw its worker die, and which request that had started."""
+        worker = self.flow.pool.by_uuid.get(lost.worker)
+        if worker is not None:
+            dispatch = lost.id if type(lost.id) is bytes else None
+            # Before COMMIT is sent the database rolls back: begun, and no more.
+            started = Started.YES if lost.state == "RUN" else Started.UNKNOWN
+            self.flow.lose(worker, dispatch, started, lost.reason, now)
+
+    def drain(self, now: float) -> None:
+        """Accept nothing more; what is not done after `drain_timeout` is given up."""
+        if self.draining_until == inf:
+            self.draining_until = now + self.settings.drain_timeout
+
+    # Time, and what comes out
+
+    def tick(self, now: float) -> None:
+        """Do what is due; call it at `wake_at()` at the latest."""
+        flow = self.flow
+        for pending in flow.expiry.take(now):
+            if pending.worker is None:
+                flow.backlog.remove(pending)
+            flow.finish(pending, gave_up(flow, pending, now), now)
+        if now >= self._sweep_at:
+            self._sweep_at = now + SWEEP_INTERVAL
+            flow.clients.sweep(now)
+            for supervisor in self.hosts.silent(now):
+                for worker in flow.pool.of_supervisor(supervisor.uuid):
+                    reason = "its supervisor is silent"
+                    flow.lose(worker, None, Started.UNKNOWN, reason, now)
+                    peer = Peer(Socket.BACKEND, worker.identity)
+                    self.welcome(peer, UNKNOWN_PEER, now)
+        if now >= self.draining_until:
+            self._abandon(now)
+
+    def wake_at(self) -> float:
+        """Return when `tick` has work next, if nothing happens before."""
+        return min(self.flow.expiry.wake_at(), self._sweep_at, self.draining_until)
+
+    @property
+    def drained(self) -> bool:
+        """Whether the drain is complete: every request has its verdict."""
+        return self.draining_until < inf and not self.flow.open
+
+    def take_sends(self) -> list[Send]:
+        """Return the messages to send, in order, and forget them."""
+        sends, self.flow.sends = self.flow.sends, []
+        return sends
+
+    def welcome(self, peer: Peer, id_: Id, now: float, body: Body = b"") -> None:
+        """Introduce the broker; under the id "?", ask an unknown peer to do so too."""
+        settings = self.settings
+        limits: dict[str, Any] = {
+            "params_bytes": settings.params_bytes,
+            "result_bytes": settings.result_bytes,
+            "client_requests": settings.client_requests,
+            "budget": max(settings.budget, self.flow.pool.longest_budget),
+        }
+        extras = {"versions": [VERSION], "limits": limits}
+        message = Welcome(id_, self.flow.epoch, now, extras)
+        self.flow.sends.append(Send(*peer, message, body))
+
+    def _worker(self, peer: Peer, now: float) -> Worker | None:
+        worker = self.flow.pool.by_identity.get(peer.identity)
+        if worker is None:
+            self.welcome(peer, UNKNOWN_PEER, now)
+        return worker
+
+    def _in_hand(self, worker: Worker | None, id_: Id) -> Pending | None:
+        if worker is None or type(id_) is not bytes:
+            return None
+        return worker.hands.get(id_)
+
+    def _abandon(self, now: float) -> None:
+        text = "the broker stopped before the request was done"
+        for pending in list(self.flow.backlog):
+            self.flow.backlog.remove(pending)
+            self.flow.finish(pending, Unavailable(text, retry_safe=True), now)
+        for worker in self.flow.pool.by_uuid.values():
+            for pending in worker.hands.values():
+                if not pending.answered:
+                    error = Unavailable(text, started=Started.UNKNOWN)
+                    self.flow.finish(pending, error, now)

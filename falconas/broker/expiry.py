@@ -1,0 +1,59 @@
+"""A timer for many requests of which nearly none ever fires: O(1) to set and clear.
+
+Requests lie in buckets of `RESOLUTION` seconds; a small heap orders the buckets.
+Nothing is left behind when a request ends early, as a heap of deadlines would.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+from math import ceil, inf
+
+from falconas.broker.records import Pending
+
+RESOLUTION = 0.01
+
+
+class Expiry:
+    """Which request is due when; a request is due at most `RESOLUTION` late."""
+
+    def __init__(self) -> None:
+        self._buckets: dict[int, dict[int, Pending]] = {}
+        self._order: list[int] = []
+
+    def __contains__(self, pending: Pending) -> bool:
+        bucket = self._buckets.get(ceil(pending.due / RESOLUTION))
+        return bucket is not None and pending.number in bucket
+
+    def __len__(self) -> int:
+        return sum(map(len, self._buckets.values()))
+
+    def set(self, pending: Pending, due: float) -> None:
+        """Call `pending` due at `due`, and no longer at another time."""
+        self.clear(pending)
+        pending.due = due
+        index = ceil(due / RESOLUTION)
+        bucket = self._buckets.get(index)
+        if bucket is None:
+            bucket = self._buckets[index] = {}
+            heappush(self._order, index)
+        bucket[pending.number] = pending
+
+    def clear(self, pending: Pending) -> None:
+        """Forget `pending`."""
+        bucket = self._buckets.get(ceil(pending.due / RESOLUTION))
+        if bucket is not None:
+            bucket.pop(pending.number, None)
+
+    def take(self, now: float) -> list[Pending]:
+        """Remove and return what is due, the earliest first."""
+        due: list[Pending] = []
+        while self._order and self._order[0] * RESOLUTION <= now:
+            due.extend(self._buckets.pop(heappop(self._order)).values())
+        return due
+
+    def wake_at(self) -> float:
+        """Return when `take` has work next; inf for never."""
+        while self._order and not self._buckets[self._order[0]]:
+            del self._buckets[heappop(self._order)]
+        return self._order[0] * RESOLUTION if self._order else inf

@@ -1,0 +1,223 @@
+"""The way of a request through the broker: file, dispatch, take back, finish.
+
+It waits in the backlog or is in exactly one worker's hands: `file` and `dispatch`
+are the only places that put it there. It gets exactly one verdict: `finish` is the
+only place that gives one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from falconas.broker.backlog import Backlog
+from falconas.broker.clients import Clients
+from falconas.broker.expiry import Expiry
+from falconas.broker.pool import Pool
+from falconas.broker.records import Body, Peer, Pending, Send, Socket, Worker
+from falconas.codec import encode_value
+from falconas.errors import (
+    Code,
+    FalconError,
+    ResourceExhausted,
+    Started,
+    Unavailable,
+)
+from falconas.protocol import Id, Kind, Reply, Request
+from falconas.settings import Broker as BrokerSettings
+
+# A worker's deadline is the request's; the broker's own verdict on what a worker has
+# in hand comes this much later, so that the worker's better one can overtake it.
+VERDICT_GRACE = 0.7
+ATTEMPTS = 2
+
+
+class Flow:
+    """Requests, those who ask and those who serve, and the messages to send."""
+
+    def __init__(self, settings: BrokerSettings, epoch: bytes, now: float) -> None:
+        self.settings = settings
+        self.epoch = epoch
+        self.began = now
+        self.backlog = Backlog(settings.queue_requests, settings.queue_bytes)
+        self.clients = Clients()
+        self.pool = Pool()
+        self.expiry = Expiry()
+        self.counters: Counter[str] = Counter()
+        self.sends: list[Send] = []
+        self.open = 0
+        self._dispatched = 0
+        self._wait = 0.0
+
+    def answer(self, peer: Peer, id_: Id, outcome: FalconError | Body) -> None:
+        """Send a verdict or a report."""
+        if isinstance(outcome, FalconError):
+            reply = Reply(id_, Kind.ERROR, outcome.code, {})
+            outcome = encode_value(outcome.body())
+        else:
+            reply = Reply(id_, Kind.OK, Code.OK, {})
+        self.sends.append(Send(*peer, reply, outcome))
+
+    def file(
+        self,
+        pending: Pending,
+        now: float,
+        *,
+        accepted: bool = False,
+        front: bool = False,
+    ) -> None:
+        """Hand a request to an idle worker, or let it wait.
+
+        No bound refuses what was accepted before; `front` puts it at the head.
+        """
+        key = self.pool.route(pending.script)
+        worker = self.pool.choose(key)
+        if worker is not None:
+            self.dispatch(pending, worker, now)
+        elif accepted or self.backlog.has_room(pending.size):
+            self.backlog.push(pending, key, front=front)
+            self.expiry.set(pending, self._due(pending, now))
+        else:
+            backlog = self.backlog
+            full = ResourceExhausted(
+                f"{backlog.count} requests with {backlog.bytes} bytes wait,"
+                f" the limits are {backlog.limit} and {backlog.limit_bytes}",
+                retry_safe=True,
+                retry_after=self.retry_after(),
+            )
+            self.finish(pending, full, now)
+
+    def dispatch(self, pending: Pending, worker: Worker, now: float) -> None:
+        """Put a request into an idle worker's hands."""
+        scripts = self.pool.lanes[worker.lane].scripts
+        assert scripts is not None
+        info = pending.info = scripts[pending.script]
+        if info.budget is not None:
+            pending.deadline = min(pending.deadline, pending.arrived + info.budget)
+        self._dispatched += 1
+        pending.dispatch = self.epoch + self._dispatched.to_bytes(8, "big")
+        pending.worker = worker
+        pending.handed = now
+        worker.hands[pending.dispatch] = pending
+        self.pool.set_busy(worker)
+        self.expiry.set(pending, pending.deadline + VERDICT_GRACE)
+        extras = {
+            **pending.extras,
+            "origin": pending.origin,
+            "attempt": pending.attempt,
+            "now": now,
+        }
+        message = Request(pending.dispatch, pending.script, pending.deadline, extras)
+        self.sends.append(
+            Send(Socket.BACKEND, worker.identity, (), message, pending.body)
+        )
+
+    def take_back(self, pending: Pending) -> None:
+        """Take a request out of its worker's hands."""
+        assert pending.worker is not None
+        del pending.worker.hands[pending.dispatch]
+        pending.worker = None
+
+    def again(self, pending: Pending, now: float) -> None:
+        """File what was taken back and not started."""
+        if not pending.answered:
+            self.file(pending, now, accepted=True, front=True)
+
+    def finish(
+        self,
+        pending: Pending,
+        outcome: Reply | FalconError,
+        now: float,
+        body: Body = b"",
+    ) -> None:
+        """Give the verdict; what comes later is counted and dropped."""
+        if pending.answered:
+            self.counters["late_replies"] += 1
+            return
+        client = pending.client
+        pending.answered = True
+        pending.body = b""
+        self.open -= 1
+        self.expiry.clear(pending)
+        del client.pending[pending.origin]
+        peer = Peer(Socket.FRONTEND, client.identity, pending.envelope)
+        if isinstance(outcome, FalconError):
+            self.counters[f"verdicts.{outcome.code.name.lower()}"] += 1
+            self.answer(peer, pending.origin, outcome)
+        else:
+            kind = "ok" if outcome.kind == Kind.OK else "error"
+            self.counters[f"replies.{kind}"] += 1
+            self.sends.append(Send(*peer, outcome, body))
+        client.seen = now
+        self.clients.ended(client)
+
+    def set_ready(self, worker: Worker, ready: bool, now: float) -> None:
+        """Note whether a worker may be given work, and give it some."""
+        lane = self.pool.lanes[worker.lane]
+        before = lane.ready
+        self.pool.set_ready(worker, ready)
+        if bool(before) != bool(lane.ready):
+            self._rearm(now)
+        if ready and not worker.hands:
+            self.pool.set_idle(worker, now)
+            pending = self.backlog.pop(worker.lane)
+            if pending is not None:
+                self._wait += (now - pending.arrived - self._wait) / 8
+                self.dispatch(pending, worker, now)
+
+    def lose(
+        self,
+        worker: Worker,
+        dispatch: bytes | None,
+        started: Started,
+        reason: str,
+        now: float,
+    ) -> None:
+        """Let a worker go; of what it had, `dispatch` was started (None: perhaps all).
+
+        The started one is dispatched once more if that version of the script is
+        idempotent, else its outcome is not known. The others were not started.
+        """
+        hands = list(worker.hands.values())
+        for pending in hands:
+            self.take_back(pending)
+        if self.pool.remove(worker):
+            self.refile(now)
+        else:
+            self._rearm(now)
+        self.counters["workers_gone"] += 1
+        for pending in hands:
+            idempotent = pending.info is not None and pending.info.idempotent
+            if dispatch is not None and pending.dispatch != dispatch:
+                self.again(pending, now)
+            elif idempotent and pending.attempt < ATTEMPTS:
+                pending.attempt += 1
+                self.counters["attempts_repeated"] += 1
+                self.again(pending, now)
+            else:
+                text = f"worker {worker.name} was lost with the request: {reason}"
+                error = Unavailable(text, started=started, retry_safe=idempotent)
+                self.finish(pending, error, now)
+
+    def refile(self, now: float) -> None:
+        """File everything that waits anew: what can run where has changed."""
+        for pending in self.backlog.take_all():
+            self.file(pending, now, accepted=True)
+
+    def retry_after(self) -> float:
+        """Return a hint for those who are refused: how long others wait at present."""
+        return round(min(max(self._wait, 0.1), 5.0), 3)
+
+    def _rearm(self, now: float) -> None:
+        for pending in self.backlog:
+            self.expiry.set(pending, self._due(pending, now))
+
+    def _due(self, pending: Pending, now: float) -> float:
+        """When to give up a request that waits."""
+        if self.pool.is_served(pending.queue.key):
+            return pending.deadline
+        if 0.0 < pending.due < pending.deadline:
+            return pending.due  # already waiting for a worker to appear
+        patience = max(
+            now + self.settings.worker_wait, self.began + self.settings.start_wait
+        )
+        return min(pending.deadline, patience)

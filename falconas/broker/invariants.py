@@ -1,0 +1,79 @@
+"""What must hold of a broker's state after each stimulus; for tests and debugging.
+
+It looks at everything, so it is not for the loop of a production broker.
+"""
+
+from __future__ import annotations
+
+from falconas.broker.core import BrokerCore
+from falconas.broker.flow import VERDICT_GRACE
+
+
+def check_invariants(core: BrokerCore) -> None:
+    """Raise AssertionError where the state contradicts itself."""
+    flow = core.flow
+    waiting = list(flow.backlog)
+    in_hand = [p for w in flow.pool.by_uuid.values() for p in w.hands.values()]
+    places = [*waiting, *in_hand]
+    assert len({p.number for p in places}) == len(places), "in two places"
+
+    unanswered = {p.number for p in places if not p.answered}
+    owed = [p for c in flow.clients.everyone() for p in c.pending.values()]
+    assert {p.number for p in owed} <= unanswered, "owed but nowhere: lost"
+    assert flow.open == len(unanswered), "open requests miscounted"
+    for pending in places:
+        client = pending.client
+        if not pending.answered:
+            assert client.pending.get(pending.origin) is pending, (
+                "verdict would be lost"
+            )
+            assert pending in flow.expiry, "no timer: could hang"
+    assert len(flow.expiry) == len(unanswered), "timer of an ended request"
+
+    _check_backlog(core)
+    _check_pool(core)
+
+
+def _check_backlog(core: BrokerCore) -> None:
+    flow = core.flow
+    backlog, pool = flow.backlog, flow.pool
+    waiting = list(backlog)
+    assert backlog.count == len(waiting), "backlog miscounted"
+    assert backlog.bytes == sum(p.size for p in waiting), "bytes miscounted"
+    for key, queue in backlog.queues.items():
+        assert len(queue) > 0, "an empty queue was kept"
+        assert queue.key == key
+        served = pool.is_served(key)
+        for pending in queue:
+            assert pending.queue is queue, "lies elsewhere than it believes"
+            assert pending.worker is None, "waits and is in hand"
+            assert not pending.answered, "ended but waits"
+            assert pool.route(pending.script) == key, "in the wrong queue"
+            assert not served or pending.due == pending.deadline, "given up too early"
+            assert pending.due <= pending.deadline, "given up too late"
+        for lane in key:
+            assert not pool.lanes[lane].idle, "a request waits beside an idle worker"
+
+
+def _check_pool(core: BrokerCore) -> None:
+    pool = core.flow.pool
+    workers = set(pool.by_uuid.values())
+    assert set(pool.by_identity.values()) == workers, "worker known by halves"
+    assert {w for lane in pool.lanes.values() for w in lane.workers} == workers
+    for key, lane in pool.lanes.items():
+        assert lane.workers, "an empty lane was kept"
+        assert lane.ready == sum(w.ready for w in lane.workers), "ready miscounted"
+        idle = {w for w in lane.workers if w.ready and not w.hands}
+        assert set(lane.idle) == idle, "idle workers are not those that could work"
+        assert list(lane.idle.values()) == sorted(lane.idle.values()), "not LRU"
+        for worker in lane.workers:
+            assert worker.lane == key
+            assert pool.by_uuid[worker.uuid] is worker
+            assert pool.by_identity[worker.identity] is worker
+            assert len(worker.hands) <= 1, "more than one request in hand"
+            for dispatch, pending in worker.hands.items():
+                assert pending.worker is worker, "in hand, but whose?"
+                assert pending.dispatch == dispatch
+                assert pending.queue is None, "in hand and waits"
+                if not pending.answered:
+                    assert pending.due == pending.deadline + VERDICT_GRACE

@@ -1,0 +1,249 @@
+"""The broker's process: three ROUTERs, one thread, and the core between them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket as sockets
+from collections.abc import Callable
+from math import ceil, inf
+from time import monotonic
+from typing import Any
+
+import zmq
+
+from falconas import protocol
+from falconas.broker import admin
+from falconas.broker.core import BrokerCore
+from falconas.broker.records import Body, Peer, Send, Socket
+from falconas.broker.sockets import (
+    Reader,
+    Writer,
+    claim_path,
+    open_router,
+    protect_path,
+    seed_identities,
+)
+from falconas.codec import encode_value
+from falconas.config import ConfigError, check_broker
+from falconas.errors import FalconError, Internal, InvalidArgument
+from falconas.protocol import Malformed
+from falconas.settings import Settings
+
+log = logging.getLogger("falconas.broker")
+
+CONGESTED_WAIT = 0.005
+MANIFEST_BYTES = 16 * 1024 * 1024
+ROOM = 64 * 1024
+
+ACCEPT = (protocol.FRONTEND, protocol.BACKEND, protocol.CONTROL)
+
+
+class BrokerLoop:
+    """Owns the sockets; everything that is decided is decided by the core."""
+
+    def __init__(self, settings: Settings) -> None:
+        broker = settings.broker
+        check_broker(broker)
+        seed_identities()
+        self.context: zmq.Context[Any] = zmq.Context()
+        self.core = BrokerCore(broker, os.urandom(8), monotonic())
+        self.malformed = 0
+        self._signals, self._wake = sockets.socketpair()
+        self._locks: list[int] = []
+        self._sockets: list[Any] = []
+        # An oversize body is refused with an answer; a monstrous one is cut off.
+        limits = (2 * broker.params_bytes, broker.result_bytes, MANIFEST_BYTES)
+        endpoints = (broker.frontend, broker.backend, broker.control)
+        try:
+            for endpoint, limit in zip(endpoints, limits, strict=True):
+                lock = claim_path(endpoint)
+                if lock is not None:
+                    self._locks.append(lock)
+                router = open_router(self.context, endpoint, limit + ROOM)
+                self._sockets.append(router)
+                protect_path(endpoint)
+        except ConfigError:
+            self.close()
+            raise
+        self._readers = [Reader(router) for router in self._sockets]
+        self._writers = [Writer(router) for router in self._sockets]
+        self._handlers = self._table()
+
+    def run(self) -> None:
+        """Serve until drained."""
+        poller = zmq.Poller()
+        for router in self._sockets:
+            poller.register(router, zmq.POLLIN)
+        poller.register(self._signals, zmq.POLLIN)
+        while not self.core.drained:
+            wait = max(0.0, self.core.wake_at() - monotonic())
+            if any(writer.congested for writer in self._writers):
+                wait = min(wait, CONGESTED_WAIT)
+            events = dict(poller.poll(ceil(wait * 1000)))
+            # The backend first: it frees workers for what follows.
+            for role in (Socket.BACKEND, Socket.FRONTEND, Socket.CONTROL):
+                if self._sockets[role] in events:
+                    self._receive(role)
+                    self._flush()
+            if self._signals.fileno() in events:
+                self._on_signal(self._signals.recv(64))
+            now = monotonic()
+            self.core.tick(now)
+            self._flush()
+        self._flush()
+
+    def close(self) -> None:
+        """Close the sockets; what is not sent within LINGER is lost."""
+        for router in self._sockets:
+            router.close()
+        self.context.term()
+        for lock in self._locks:
+            os.close(lock)
+        self._signals.close()
+        self._wake.close()
+
+    def handle_signals(self) -> None:
+        """Drain on SIGTERM and SIGINT; the second one stops at once."""
+        self._wake.setblocking(False)
+        signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+
+    def _on_signal(self, numbers: bytes) -> None:
+        for number in numbers:
+            name = signal.Signals(number).name
+            if self.core.draining_until < inf:
+                log.warning("%s again: stopping at once", name)
+                self.core.draining_until = 0.0
+            else:
+                log.info("%s: draining", name)
+                self.core.drain(monotonic())
+
+    def _receive(self, role: Socket) -> None:
+        reader = self._readers[role]
+        for frames in reader.messages():
+            self._message(role, frames, monotonic())
+        if reader.discarded:
+            self._count("malformed", reader.discarded)
+            reader.discarded = 0
+
+    def _message(self, role: Socket, frames: list[Any], now: float) -> None:
+        peer = Peer(role, frames[0], tuple(frames[1:-2]))
+        try:
+            if not _is_envelope(peer.envelope) or len(frames) < 3:  # noqa: PLR2004
+                raise Malformed(InvalidArgument("a message is header and body"))  # noqa: TRY301
+            message = protocol.decode(_bytes(frames[-2]), ACCEPT[role])
+        except Malformed as malformed:
+            self._count("malformed", 1)
+            if malformed.id is not None:
+                self.core.flow.answer(peer, malformed.id, malformed.error)
+            return
+        try:
+            self._handlers[type(message)](peer, message, frames[-1], now)
+        except Exception:
+            # One message must not stop the broker for everybody else.
+            log.exception("internal error at %s", type(message).__name__)
+            self._count("internal_errors", 1)
+            fault: FalconError = Internal("the broker failed; its log says more")
+            self.core.flow.answer(peer, message.id, fault)
+
+    def _table(self) -> dict[type[Any], Callable[[Peer, Any, Body, float], None]]:
+        core = self.core
+        return {
+            protocol.Hello: lambda p, m, _, now: core.hello(p, m, now),
+            protocol.Request: core.request,
+            protocol.Cancel: lambda p, m, _, now: core.cancel(p, m, now),
+            protocol.Catalogue: lambda p, m, _, __: core.catalogue(p, m),
+            protocol.Ping: self._ping,
+            protocol.Ready: lambda p, m, _, now: core.ready(p, m, now),
+            protocol.Status: lambda p, m, _, now: core.status(p, m, now),
+            protocol.Reply: core.reply,
+            protocol.Return: lambda p, m, _, now: core.returned(p, m, now),
+            protocol.Disconnect: lambda p, _, __, now: core.disconnect(p, now),
+            protocol.Register: self._register,
+            protocol.Heartbeat: lambda p, m, b, now: core.heartbeat(
+                p, m, _bytes(b), now
+            ),
+            protocol.Lost: self._lost,
+            protocol.Drain: self._drain,
+            protocol.Inspect: self._inspect,
+        }
+
+    def _register(self, peer: Peer, message: Any, body: Body, now: float) -> None:
+        log.info("host %s, manifest %s", message.host, message.manifest)
+        self.core.register(peer, message, _bytes(body), now)
+
+    def _ping(self, peer: Peer, message: Any, _: Body, __: float) -> None:
+        pong = protocol.Pong(message.id, {})
+        self.core.flow.sends.append(Send(*peer, pong, b""))
+
+    def _lost(self, _: Peer, message: Any, __: Body, now: float) -> None:
+        # A reply that the worker sent before it died comes by another socket; what
+        # has arrived by now goes first.
+        self._receive(Socket.BACKEND)
+        if message.id:
+            log.warning("worker lost: %s", message.reason)
+        self.core.lost(message, now)
+
+    def _drain(self, peer: Peer, message: Any, _: Body, now: float) -> None:
+        log.info("draining, as an operator asked")
+        self.core.drain(now)
+        self.core.flow.answer(peer, message.id, b"")
+
+    def _inspect(self, peer: Peer, message: Any, _: Body, now: float) -> None:
+        self.core.flow.answer(
+            peer, message.id, encode_value(admin.report(self.core, now))
+        )
+
+    def _count(self, name: str, by: int) -> None:
+        self.core.flow.counters[name] += by
+
+    def _flush(self) -> None:
+        while sends := self.core.take_sends():
+            for send in sends:
+                if not self._writers[send.socket].send(send):
+                    self.core.unreachable(send, monotonic())
+        for writer in self._writers:
+            if writer.congested:
+                for send in writer.flush():
+                    self.core.unreachable(send, monotonic())
+                self._count("replies_dropped", writer.dropped)
+                writer.dropped = 0
+
+
+def main(settings: Settings) -> int:
+    """Run a broker until it is told to stop; return the exit code.
+
+    Raises:
+        ConfigError: It could not start.
+    """
+    loop = BrokerLoop(settings)
+    broker = settings.broker
+    loop.handle_signals()
+    log.info(
+        "broker %s ready: clients %s, workers %s, control %s",
+        loop.core.flow.epoch.hex(),
+        broker.frontend,
+        broker.backend,
+        broker.control,
+    )
+    try:
+        loop.run()
+    finally:
+        signal.set_wakeup_fd(-1)
+        loop.close()
+    log.info("broker stopped: every request has its verdict")
+    return 0
+
+
+def _is_envelope(envelope: tuple[Any, ...]) -> bool:
+    """Nothing, the delimiter of a REQ, or a correlation frame and the delimiter."""
+    if not envelope:
+        return True
+    return len(envelope) <= 2 and len(envelope[-1]) == 0  # noqa: PLR2004
+
+
+def _bytes(frame: Any) -> bytes:
+    return frame if isinstance(frame, bytes) else bytes(frame)

@@ -1,0 +1,142 @@
+"""What the broker remembers of clients, requests, workers and hosts."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+from falconas.protocol import Extras, Id, Message
+
+# Frames that nobody here looks into: bytes, or zero-copy frames of the loop.
+Body = Any
+
+
+class Socket(IntEnum):
+    """The broker's three ROUTERs; a peer's role is the socket that it came by."""
+
+    FRONTEND = 0
+    BACKEND = 1
+    CONTROL = 2
+
+
+class Send(NamedTuple):
+    """A message to put on the wire; `envelope` stands between identity and header."""
+
+    socket: Socket
+    identity: bytes
+    envelope: tuple[bytes, ...]
+    message: Message
+    body: Body
+
+
+class Peer(NamedTuple):
+    """Where an answer goes."""
+
+    socket: Socket
+    identity: bytes
+    envelope: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptInfo:
+    """What the broker knows of one version of a script."""
+
+    name: str
+    idempotent: bool = False
+    budget: float | None = None
+    error: str | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Client:
+    """One caller: a session, or a bare connection that never said HELLO."""
+
+    key: bytes
+    identity: bytes
+    session: bool
+    seen: float = 0.0
+    pending: dict[Id, Pending] = field(default_factory=dict)
+    held: list[tuple[float, Message, Body]] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class Pending:
+    """A request that has no verdict yet, or whose worker still works on it.
+
+    It waits in exactly one `queue`, or is in exactly one `worker`'s hands.
+    """
+
+    number: int
+    client: Client
+    envelope: tuple[bytes, ...]
+    origin: Id
+    script: str
+    body: Body
+    size: int
+    extras: Extras
+    arrived: float
+    deadline: float
+    priority: int = 0
+    attempt: int = 1
+    due: float = 0.0
+    answered: bool = False
+    queue: Any = None  # the Queue that it waits in
+    worker: Worker | None = None
+    dispatch: bytes = b""
+    handed: float = 0.0
+    info: ScriptInfo | None = None
+
+
+class LaneKey(NamedTuple):
+    """Workers that are alike for the scheduler."""
+
+    manifest: str
+    group: str
+    role: str
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """One worker process, as its READY and STATUS described it."""
+
+    uuid: bytes
+    identity: bytes
+    supervisor: bytes
+    lane: LaneKey
+    node: str
+    ready: bool
+    facts: Extras
+    hands: dict[bytes, Pending] = field(default_factory=dict)
+    served: int = 0
+    errors: int = 0
+
+    @property
+    def name(self) -> str:
+        """Return the name for people: host and index."""
+        facts = self.facts
+        return str(facts.get("name") or f"{facts.get('host')}/{facts.get('index')}")
+
+
+@dataclass(slots=True, eq=False)
+class Supervisor:
+    """One host's supervisor."""
+
+    uuid: bytes
+    identity: bytes
+    host: str
+    manifest: str
+    facts: Extras
+    seen: float
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """The workers of one `LaneKey`; `idle` is ordered, least recently used first."""
+
+    key: LaneKey
+    scripts: dict[str, ScriptInfo] | None
+    idle: OrderedDict[Worker, float] = field(default_factory=OrderedDict)
+    workers: set[Worker] = field(default_factory=set)
+    ready: int = 0

@@ -1,0 +1,212 @@
+"""The broker's ROUTERs: how they are opened, read and written.
+
+libzmq counts complete messages and limits single frames, so what a hostile peer can
+do with many frames is bounded here: a message of too many frames is discarded piece
+by piece, and each turn of the loop reads a bounded number of frames.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import stat
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from falconas.broker.records import Send
+from falconas.config import ConfigError
+from falconas.protocol import encode
+
+HIGH_WATER = 1000
+FRAMES_LIMIT = 6  # identity, correlation, delimiter, header, body, and one too many
+TURN_FRAMES = 2000
+COPY_BELOW = 8192
+OUTBOX_BYTES = 64 * 1024 * 1024
+
+
+def seed_identities() -> None:
+    """Make the automatic routing ids of this process differ from any other's.
+
+    libzmq draws their start from libc's generator, which begins the same in every
+    process that does not seed it.
+    """
+    ctypes.CDLL(None).srandom(int.from_bytes(os.urandom(4), "little"))
+
+
+def open_router(context: zmq.Context[Any], endpoint: str, limit: int) -> Any:
+    """Return a bound ROUTER that takes frames of at most `limit` bytes.
+
+    Raises:
+        ConfigError: The endpoint is in use or cannot be bound.
+    """
+    socket = context.socket(zmq.ROUTER)
+    socket.set(zmq.ROUTER_MANDATORY, 1)
+    socket.set(zmq.LINGER, 1000)
+    socket.set(zmq.SNDHWM, HIGH_WATER)
+    socket.set(zmq.RCVHWM, HIGH_WATER)
+    socket.set(zmq.MAXMSGSIZE, limit)
+    socket.set(zmq.HANDSHAKE_IVL, 3000)
+    socket.set(zmq.HEARTBEAT_IVL, 1000)
+    socket.set(zmq.HEARTBEAT_TIMEOUT, 3000)
+    socket.set(zmq.HEARTBEAT_TTL, 3000)
+    socket.set(zmq.TCP_KEEPALIVE, 1)
+    socket.set(zmq.BACKLOG, 1024)
+    socket.set(zmq.IPV6, 1)
+    try:
+        socket.bind(endpoint)
+    except zmq.ZMQError as error:
+        socket.close(linger=0)
+        if error.errno == zmq.EADDRINUSE:
+            raise ConfigError(
+                f"{endpoint} is in use: is another broker running? Stop it, or"
+                " choose another endpoint"
+            ) from None
+        raise ConfigError(f"cannot listen on {endpoint}: {error.strerror}") from None
+    return socket
+
+
+def claim_path(endpoint: str) -> int | None:
+    """Lock an ipc endpoint's path, which libzmq would take from a living broker.
+
+    Returns:
+        The lock's file descriptor, None for other transports. Closing it unlocks.
+
+    Raises:
+        ConfigError: Another process holds it, or the folder cannot be used.
+    """
+    if not endpoint.startswith("ipc://"):
+        return None
+    path = Path(endpoint.removeprefix("ipc://"))
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {endpoint}: {error.strerror}") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise ConfigError(
+            f"{endpoint} is in use: is another broker running? Stop it, or choose"
+            " another endpoint"
+        ) from None
+    return lock
+
+
+def protect_path(endpoint: str) -> None:
+    """Let only this user connect to an ipc endpoint."""
+    if endpoint.startswith("ipc://"):
+        Path(endpoint.removeprefix("ipc://")).chmod(stat.S_IRUSR | stat.S_IWUSR)
+
+
+class Reader:
+    """Reads whole messages from one ROUTER, a bounded number of frames a turn."""
+
+    def __init__(self, socket: Any) -> None:
+        self.socket = socket
+        self.discarded = 0
+        self._skipping = False
+
+    def messages(self) -> Iterator[list[Any]]:
+        """Yield messages as lists of frames until the socket is empty or the turn over.
+
+        The identity comes first. Frames are bytes, large ones zero-copy frames.
+        """
+        budget = TURN_FRAMES
+        receive = self.socket.recv
+        while budget > 0:
+            frames: list[Any] = []
+            while True:
+                try:
+                    frame = receive(zmq.NOBLOCK, copy=False)
+                except zmq.Again:
+                    return
+                budget -= 1
+                if not self._skipping:
+                    small = len(frame) < COPY_BELOW
+                    frames.append(frame.bytes if small else frame)
+                if not frame.more:
+                    break
+                if len(frames) >= FRAMES_LIMIT:
+                    self._skipping = True
+                    frames.clear()
+                if self._skipping and budget <= 0:
+                    return
+            if self._skipping:
+                self._skipping = False
+                self.discarded += 1
+            else:
+                yield frames
+
+
+class Writer:
+    """Writes to one ROUTER without ever blocking.
+
+    What a slow peer does not take now waits in a bounded outbox of its own.
+    """
+
+    def __init__(self, socket: Any) -> None:
+        self.socket = socket
+        self.dropped = 0
+        self._outboxes: dict[bytes, deque[Send]] = {}
+        self._bytes = 0
+
+    @property
+    def congested(self) -> bool:
+        """Whether some peer has not taken all that was for it."""
+        return bool(self._outboxes)
+
+    def send(self, send: Send) -> bool:
+        """Send, or keep for later; False if the peer is gone."""
+        outbox = self._outboxes.get(send.identity)
+        if outbox is None:
+            try:
+                self._write(send)
+            except zmq.Again:
+                outbox = self._outboxes[send.identity] = deque()
+            except zmq.ZMQError as error:
+                if error.errno != zmq.EHOSTUNREACH:
+                    raise
+                return False
+            else:
+                return True
+        size = len(send.body)
+        if self._bytes + size > OUTBOX_BYTES:
+            self.dropped += 1
+        else:
+            self._bytes += size
+            outbox.append(send)
+        return True
+
+    def flush(self) -> list[Send]:
+        """Try the outboxes again; return what has lost its peer."""
+        lost: list[Send] = []
+        for identity, outbox in list(self._outboxes.items()):
+            while outbox:
+                try:
+                    self._write(outbox[0])
+                except zmq.Again:
+                    break
+                except zmq.ZMQError as error:
+                    if error.errno != zmq.EHOSTUNREACH:
+                        raise
+                    lost.append(outbox[0])
+                self._bytes -= len(outbox.popleft().body)
+            if not outbox:
+                del self._outboxes[identity]
+        return lost
+
+    def _write(self, send: Send) -> None:
+        more = zmq.SNDMORE | zmq.NOBLOCK
+        socket = self.socket
+        socket.send(send.identity, more)
+        for frame in send.envelope:
+            socket.send(frame, more)
+        socket.send(encode(send.message), more)
+        body = send.body
+        socket.send(body, zmq.NOBLOCK, copy=len(body) < COPY_BELOW)
