@@ -56,6 +56,7 @@ _FROM_TEXT: dict[int, Callable[[str], Any]] = {
     EXT_DURATION: _duration,
     EXT_DATETIME: datetime.fromisoformat,
 }
+_NATIVE = (type(None), int, float, str, bytes, list, tuple, dict)
 _AS_STR = (
     ipaddress.IPv4Address,
     ipaddress.IPv6Address,
@@ -67,7 +68,7 @@ _AS_STR = (
 
 
 def encode_params(params: Mapping[str, Any]) -> bytes:
-    """Pack parameters, sorted by name so that equal ones give equal bytes.
+    """Pack parameters, sorted by name: the order of keywords does not matter.
 
     Raises:
         InvalidArgument: Not a map with string keys, or a value has no encoding.
@@ -92,7 +93,8 @@ def decode_params(body: bytes | memoryview) -> dict[str, Any]:
     if not len(body):
         return {}
     try:
-        params = _unpack(body, strict_map_key=True)
+        limit = min(len(body), LENGTH_LIMIT)
+        params = _unpack(body, max_array_len=limit, max_map_len=limit)
     except Exception as error:
         text = str(error) or type(error).__name__
         raise InvalidArgument(f"parameters are not valid msgpack: {text}") from None
@@ -132,6 +134,8 @@ def encode_result(value: Any, *, ext: bool, limit: int) -> bytes:
 def decode_value(body: bytes | memoryview) -> Any:
     """Unpack a result, an error's map or a report; an empty body is None.
 
+    Arrays that are keys of a map become tuples.
+
     Raises:
         ValueError: It is not msgpack.
     """
@@ -139,9 +143,26 @@ def decode_value(body: bytes | memoryview) -> Any:
         return None
     try:
         return _unpack(body, strict_map_key=False)
+    except TypeError:  # a key that cannot be hashed
+        return _decode_keys(body)
     except Exception as error:
         text = str(error) or type(error).__name__
         raise ValueError(f"body is not valid msgpack: {text}") from None
+
+
+def _decode_keys(body: bytes | memoryview) -> Any:
+    try:
+        return _unpack(body, strict_map_key=False, object_pairs_hook=_hashable)
+    except Exception as error:
+        raise ValueError(f"body has a key of no use: {error}") from None
+
+
+def _hashable(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    return {_frozen(key): value for key, value in pairs}
+
+
+def _frozen(key: Any) -> Any:
+    return tuple(map(_frozen, key)) if type(key) is list else key
 
 
 def encode_value(value: Any) -> bytes:
@@ -154,16 +175,8 @@ def _pack(value: Any, *, ext: bool) -> bytes:
     return body
 
 
-def _unpack(body: bytes | memoryview, *, strict_map_key: bool) -> Any:
-    limit = min(len(body), LENGTH_LIMIT)
-    return msgpack.unpackb(
-        body,
-        strict_map_key=strict_map_key,
-        ext_hook=_ext_hook,
-        timestamp=3,
-        max_array_len=limit,
-        max_map_len=limit,
-    )
+def _unpack(body: bytes | memoryview, **options: Any) -> Any:
+    return msgpack.unpackb(body, ext_hook=_ext_hook, timestamp=3, **options)
 
 
 def _ext_hook(code: int, data: bytes) -> Any:
@@ -182,22 +195,23 @@ def _default_ext(value: Any) -> Any:
         if cls in _TO_TEXT:
             code, to_text = _TO_TEXT[cls]
             return msgpack.ExtType(code, to_text(value).encode())
-    return _plain(value)
+    return _plain(value, _default_ext)
 
 
 def _default_text(value: Any) -> Any:
     for cls in type(value).__mro__:
         if cls in _TO_TEXT:
             return _TO_TEXT[cls][1](value)
-    return _plain(value)
+    return _plain(value, _default_text)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, default: Callable[[Any], Any]) -> Any:
     """Turn what is a map, an array or a text in disguise into that."""
     if isinstance(value, int):
         raise OverflowError("an integer beyond 64 bits has no encoding")
     if isinstance(value, Enum):
-        return value.value
+        plain = isinstance(value.value, _NATIVE)
+        return value.value if plain else default(value.value)
     if isinstance(value, msgspec.Struct):
         return {name: getattr(value, name) for name in value.__struct_fields__}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -239,8 +253,12 @@ def _culprit(value: Any, error: Exception) -> tuple[str, str]:
 
 
 def _children(value: Any) -> list[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        return [(f".{key}", child) for key, child in value.items()]
+    if isinstance(value, dict):
+        return [(f".{_label(key)}", child) for key, child in value.items()]
     if isinstance(value, list | tuple):
         return [(f"[{index}]", child) for index, child in enumerate(value)]
     return []
+
+
+def _label(key: Any) -> Any:
+    return key if isinstance(key, str | int) else type(key).__name__

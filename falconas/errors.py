@@ -23,6 +23,7 @@ Codes carry the names and numbers of gRPC
 from __future__ import annotations
 
 from enum import IntEnum, StrEnum
+from math import isfinite
 from typing import Any, ClassVar
 
 __all__ = [
@@ -106,6 +107,7 @@ class FalconError(Exception):
         details: dict[str, Any] | None = None,
     ) -> None:
         text = message or (type(self).__doc__ or "").partition("\n")[0]
+        text = text.encode(errors="backslashreplace").decode()  # lone surrogates
         if len(text) > MESSAGE_LIMIT:
             text = text[:MESSAGE_LIMIT] + "…"
         super().__init__(text)
@@ -214,7 +216,7 @@ class Unauthenticated(FalconError):
     code = Code.UNAUTHENTICATED
 
 
-CLASSES: dict[Code, type[FalconError]] = {
+CLASSES: dict[int, type[FalconError]] = {
     cls.code: cls for cls in FalconError.__subclasses__()
 }
 
@@ -225,21 +227,32 @@ def error_for(code: int, body: Any) -> FalconError:
     A code of a later protocol becomes `ScriptError` with the number in its text.
     """
     fields = body if isinstance(body, dict) else {}
-    try:
-        cls = CLASSES[Code(code)]
-        message = str(fields.get("message", ""))
-    except (ValueError, KeyError):
-        cls, message = ScriptError, f"code {code}: {fields.get('message', '')}"
-    started = fields.get("started")
+    message = _typed(fields.get("message"), str) or ""
+    cls = CLASSES.get(code)
+    if cls is None:
+        cls, message = ScriptError, f"code {code}: {message}"
     return cls(
         message,
-        started=Started(started) if started in set(Started) else Started.UNKNOWN,
+        started=_started(fields.get("started")),
         retry_safe=fields.get("retry_safe") is True,
-        retry_after=_optional(fields.get("retry_after"), float, int),
-        sqlstate=_optional(fields.get("sqlstate"), str),
-        details=_optional(fields.get("details"), dict),
+        retry_after=_seconds(fields.get("retry_after")),
+        sqlstate=_typed(fields.get("sqlstate"), str),
+        details=_typed(fields.get("details"), dict),
     )
 
 
-def _optional(value: Any, *types: type) -> Any:
-    return value if isinstance(value, types) and value is not True else None
+def _typed(value: Any, cls: type) -> Any:
+    return value if isinstance(value, cls) else None
+
+
+def _started(value: Any) -> Started:
+    try:
+        return Started(value)
+    except ValueError:
+        return Started.UNKNOWN
+
+
+def _seconds(value: Any) -> float | None:
+    if type(value) in (int, float) and isfinite(value) and value >= 0:
+        return float(value)
+    return None
