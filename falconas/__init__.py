@@ -1,1 +1,78 @@
 """FalconAS: named Python scripts, served over ZeroMQ by worker processes."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from falconas.errors import (
+    Aborted,
+    AlreadyExists,
+    Cancelled,
+    Code,
+    DeadlineExceeded,
+    FailedPrecondition,
+    FalconError,
+    Internal,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    ScriptError,
+    Started,
+    Unauthenticated,
+    Unavailable,
+    Unimplemented,
+)
+
+if TYPE_CHECKING:
+    from falconas.client.aio import AsyncClient
+    from falconas.client.sync import Call, Client
+    from falconas.worker.context import Context
+    from falconas.worker.declaration import script
+
+__all__ = [
+    "Aborted",
+    "AlreadyExists",
+    "AsyncClient",
+    "Call",
+    "Cancelled",
+    "Client",
+    "Code",
+    "Context",
+    "DeadlineExceeded",
+    "FailedPrecondition",
+    "FalconError",
+    "Internal",
+    "InvalidArgument",
+    "NotFound",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "ScriptError",
+    "Started",
+    "Unauthenticated",
+    "Unavailable",
+    "Unimplemented",
+    "script",
+]
+
+# Imported when asked for: a client needs no psycopg and a script no zmq.
+_LAZY = {
+    "AsyncClient": "falconas.client.aio",
+    "Call": "falconas.client.sync",
+    "Client": "falconas.client.sync",
+    "Context": "falconas.worker.context",
+    "script": "falconas.worker.declaration",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,333 @@
+"""The database as a script may use it: psycopg's API, without its transactions.
+
+Scripts never hold the connection: they hold objects that refuse when the request has
+ended, so that nothing a script keeps can reach into another request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, overload
+
+import psycopg
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from psycopg.abc import Buffer, Params, Query
+    from psycopg.adapt import AdaptersMap
+    from psycopg.rows import RowFactory
+
+    from falconas.database.session import Session
+
+Row = TypeVar("Row")
+TupleRow = tuple[Any, ...]
+
+
+class Lease:
+    """A session lent to one request."""
+
+    def __init__(self, session: Session) -> None:
+        self._session: Session | None = session
+
+    @property
+    def session(self) -> Session:
+        """The session, as long as the request lasts."""
+        if self._session is None:
+            raise psycopg.InterfaceError("the request has ended, and ctx.db with it")
+        return self._session
+
+    def end(self) -> None:
+        """Refuse any further use."""
+        self._session = None
+
+
+class Database:
+    """The connection as a script may use it: psycopg's, without its transactions.
+
+    There is no commit and no rollback: what `run` has done is committed when it
+    returns and rolled back when it raises. `transaction()` makes a savepoint. Use
+    ends with the request.
+    """
+
+    def __init__(self, lease: Lease) -> None:
+        self._lease = lease
+
+    @overload
+    def execute(
+        self,
+        query: Query,
+        params: Params | None = None,
+        *,
+        row_factory: None = None,
+        prepare: bool | None = None,
+        binary: bool = False,
+    ) -> Cursor[TupleRow]: ...
+
+    @overload
+    def execute(
+        self,
+        query: Query,
+        params: Params | None = None,
+        *,
+        row_factory: RowFactory[Row],
+        prepare: bool | None = None,
+        binary: bool = False,
+    ) -> Cursor[Row]: ...
+
+    def execute(
+        self,
+        query: Query,
+        params: Params | None = None,
+        *,
+        row_factory: RowFactory[Any] | None = None,
+        prepare: bool | None = None,
+        binary: bool = False,
+    ) -> Cursor[Any]:
+        """Run a statement and return a cursor with its result."""
+        cursor = self.cursor(row_factory=row_factory)
+        return cursor.execute(query, params, prepare=prepare, binary=binary)
+
+    def executemany(self, query: Query, params_seq: Iterable[Params]) -> None:
+        """Run a statement once for each set of parameters, in one pipeline."""
+        with self.cursor() as cursor:
+            cursor.executemany(query, params_seq)
+
+    @overload
+    def cursor(self, *, row_factory: None = None) -> Cursor[TupleRow]: ...
+
+    @overload
+    def cursor(self, *, row_factory: RowFactory[Row]) -> Cursor[Row]: ...
+
+    def cursor(self, *, row_factory: RowFactory[Any] | None = None) -> Cursor[Any]:
+        """Return a new cursor."""
+        return Cursor(self._lease, row_factory)
+
+    def stream(
+        self,
+        query: Query,
+        params: Params | None = None,
+        *,
+        row_factory: RowFactory[Any] | None = None,
+        size: int = 1,
+    ) -> Iterator[Any]:
+        """Yield rows as they arrive; nothing else can run until it ends."""
+        return self.cursor(row_factory=row_factory).stream(query, params, size=size)
+
+    @contextmanager
+    def copy(self, statement: Query, params: Params | None = None) -> Iterator[Copy]:
+        """Run COPY FROM STDIN or COPY TO STDOUT."""
+        with self.cursor() as cursor, cursor.copy(statement, params) as copy:
+            yield copy
+
+    @contextmanager
+    def transaction(self, *, force_rollback: bool = False) -> Iterator[Savepoint]:
+        """Make a savepoint; roll back to it if the block raises."""
+        with self._lease.session.statement() as connection:
+            savepoint = Savepoint(connection, force_rollback=force_rollback)
+            savepoint.__enter__()
+        try:
+            yield savepoint
+        except BaseException as error:
+            if not self._leave(savepoint, error):
+                raise
+        else:
+            self._leave(savepoint, None)
+
+    def _leave(self, savepoint: Savepoint, error: BaseException | None) -> bool:
+        with self._lease.session.statement():
+            kind = None if error is None else type(error)
+            return savepoint.__exit__(kind, error, None)
+
+
+class Savepoint(psycopg.Transaction):
+    """Returned by `Database.transaction`; `psycopg.Rollback(savepoint)` ends it."""
+
+    @property
+    def connection(self) -> NoReturn:
+        """Scripts have no connection."""
+        _refuse()
+
+
+class Cursor(Generic[Row]):
+    """psycopg's cursor, without its connection."""
+
+    def __init__(self, lease: Lease, row_factory: RowFactory[Row] | None) -> None:
+        self._lease = lease
+        self._row_factory = row_factory
+        self._raw: psycopg.Cursor[Row] | None = None
+
+    def execute(
+        self,
+        query: Query,
+        params: Params | None = None,
+        *,
+        prepare: bool | None = None,
+        binary: bool | None = None,
+    ) -> Cursor[Row]:
+        """Run a statement; without parameters also several, separated by `;`."""
+        session = self._lease.session
+        with session.statement(joined=_is_single(query, params)) as connection:
+            raw: Any = self._open(connection)  # psycopg's overloads are too many
+            raw.execute(query, params, prepare=prepare, binary=binary)
+        session.tagged(_tags(raw))
+        return self
+
+    def executemany(
+        self, query: Query, params_seq: Iterable[Params], *, returning: bool = False
+    ) -> None:
+        """Run a statement once for each set of parameters, in one pipeline."""
+        session = self._lease.session
+        with session.statement() as connection:
+            raw = self._open(connection)
+            raw.executemany(query, params_seq, returning=returning)
+        session.tagged([raw.statusmessage or ""])
+
+    def stream(
+        self, query: Query, params: Params | None = None, *, size: int = 1
+    ) -> Iterator[Row]:
+        """Yield rows as they arrive; nothing else can run until it ends."""
+        session = self._lease.session
+        with session.statement() as connection:
+            yield from self._open(connection).stream(query, params, size=size)
+        session.tagged([])
+
+    @contextmanager
+    def copy(self, statement: Query, params: Params | None = None) -> Iterator[Copy]:
+        """Run COPY FROM STDIN or COPY TO STDOUT."""
+        session = self._lease.session
+        with (
+            session.statement() as connection,
+            self._open(connection).copy(statement, params) as copy,
+        ):
+            yield Copy(copy)
+        session.tagged([])
+
+    def fetchone(self) -> Row | None:
+        """Return the next row, None if there is none."""
+        return self._loaded().fetchone()
+
+    def fetchmany(self, size: int = 0) -> list[Row]:
+        """Return the next rows."""
+        return self._loaded().fetchmany(size)
+
+    def fetchall(self) -> list[Row]:
+        """Return all rows that are left."""
+        return self._loaded().fetchall()
+
+    def __iter__(self) -> Cursor[Row]:
+        return self
+
+    def __next__(self) -> Row:
+        return next(self._loaded())
+
+    def nextset(self) -> bool | None:
+        """Move to the next result of several statements."""
+        return self._loaded().nextset()
+
+    def results(self) -> Iterator[Cursor[Row]]:
+        """Yield this cursor at each of its results."""
+        for _ in self._loaded().results():
+            yield self
+
+    def scroll(self, value: int, mode: str = "relative") -> None:
+        """Move within the rows."""
+        self._loaded().scroll(value, mode)
+
+    def close(self) -> None:
+        """Free the result."""
+        if self._raw is not None:
+            self._raw.close()
+
+    def __enter__(self) -> Cursor[Row]:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def description(self) -> list[psycopg.Column] | None:
+        """The columns of the result, None if it has none."""
+        return self._loaded().description
+
+    @property
+    def rowcount(self) -> int:
+        """Rows returned or changed by the last statement."""
+        return -1 if self._raw is None else self._raw.rowcount
+
+    @property
+    def statusmessage(self) -> str | None:
+        """The server's answer, for example `INSERT 0 1`."""
+        return None if self._raw is None else self._raw.statusmessage
+
+    @property
+    def adapters(self) -> AdaptersMap:
+        """Adapters of this cursor alone."""
+        with self._lease.session.statement() as connection:
+            return self._open(connection).adapters
+
+    @property
+    def connection(self) -> NoReturn:
+        """Scripts have no connection."""
+        _refuse()
+
+    def _open(self, connection: psycopg.Connection[Any]) -> psycopg.Cursor[Row]:
+        if self._raw is None:
+            self._raw = (
+                connection.cursor(row_factory=self._row_factory)
+                if self._row_factory
+                else connection.cursor()
+            )
+        return self._raw
+
+    def _loaded(self) -> psycopg.Cursor[Row]:
+        raw = self._raw if self._lease.session else None
+        if raw is None:
+            raise psycopg.ProgrammingError("no result available")
+        return raw
+
+
+class Copy:
+    """psycopg's COPY, without its connection."""
+
+    def __init__(self, raw: psycopg.Copy) -> None:
+        self.write: Callable[[Buffer | str], None] = raw.write
+        self.write_row: Callable[[Sequence[Any]], None] = raw.write_row
+        self.set_types: Callable[[Sequence[int | str]], None] = raw.set_types
+        self.read: Callable[[], Buffer] = raw.read
+        self.read_row: Callable[[], TupleRow | None] = raw.read_row
+        self.rows: Callable[[], Iterator[TupleRow]] = raw.rows
+        self._raw = raw
+
+    def __iter__(self) -> Iterator[Buffer]:
+        return iter(self._raw)
+
+
+def _refuse() -> NoReturn:
+    raise AttributeError("scripts have no connection, only ctx.db")
+
+
+def _is_single(query: Query, params: Params | None) -> bool:
+    """Tell whether a query surely is one statement that a pipeline can take."""
+    if params:
+        return True
+    return (
+        isinstance(query, str)
+        and ";" not in query.rstrip("; \n\t")
+        and query.lstrip()[:4].upper() != "COPY"
+    )
+
+
+def _tags(cursor: psycopg.Cursor[Any]) -> list[str]:
+    tags = [cursor.statusmessage or ""]
+    while cursor.nextset():
+        tags.append(cursor.statusmessage or "")
+    if len(tags) > 1:
+        cursor.set_result(0)
+    return tags

@@ -1,0 +1,328 @@
+"""One PostgreSQL connection, and one request after another on it.
+
+OK means committed: a transaction is committed only when it is whole, and COMMIT's
+answer is read to the letter. Nothing of a request stays for the next one: what the
+reset cannot wipe away costs the connection.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import errors, pq
+
+from falconas.database.conninfo import InvalidDsn, conninfo
+from falconas.database.sqlstate import Notice, classify, ends_connection
+from falconas.database.transaction import (
+    BEGIN_READ,
+    BEGIN_WRITE,
+    READ_AUTOCOMMIT,
+    TransactionState,
+)
+from falconas.errors import FalconError, ScriptError, Started, Unavailable
+
+if TYPE_CHECKING:
+    from psycopg.pq.abc import PGresult
+
+__all__ = ["ConnectFailed", "InvalidDsn", "Session", "SessionLost", "classify"]
+
+log = logging.getLogger(__name__)
+
+# One message. PostgreSQL 18 brings a role of the conninfo back with the authorization;
+# RESET ROLE asks for it by name.
+_RESET = (
+    b"SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; CLOSE ALL; UNLISTEN *;"
+    b" SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES"
+)
+_RESET_DONE = b"DISCARD SEQUENCES"
+_CANCEL_TIMEOUT = 1.0
+_NOTICES = 100
+
+_Status = pq.TransactionStatus
+
+
+class ConnectFailed(Exception):
+    """PostgreSQL did not accept a connection."""
+
+
+class SessionLost(Exception):
+    """The connection failed before the script was started: the request is untouched."""
+
+
+class Session:
+    """A connection and the transaction of the request on it.
+
+    Attributes:
+        sound: It may serve another request.
+        notices: The last messages of the request.
+    """
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self._connection = connection
+        self._pgconn = connection.pgconn
+        self._state = TransactionState()
+        self.sound = True
+        self.notices: deque[Notice] = deque(maxlen=_NOTICES)
+        connection.add_notice_handler(self._note)
+        connection.add_notify_handler(_ignore)  # else psycopg keeps them for ever
+        self._settings = self._client_settings()
+
+    @classmethod
+    def connect(
+        cls,
+        dsn: str = "",
+        *,
+        application_name: str = "falconas",
+        settings: Mapping[str, str] | None = None,
+    ) -> Session:
+        """Open a connection; see `conninfo` for the arguments.
+
+        Raises:
+            InvalidDsn: The DSN is malformed.
+            ConnectFailed: Nobody answered, or refused.
+        """
+        complete = conninfo(dsn, application_name=application_name, settings=settings)
+        try:
+            return cls(psycopg.connect(complete, autocommit=True))
+        except psycopg.Error as error:
+            text = " ".join(str(error).split())
+        raise ConnectFailed(text)  # outside: psycopg's error carries the password
+
+    def fileno(self) -> int:
+        """Return the socket: readable while idle means news, mostly bad ones."""
+        return self._pgconn.socket
+
+    def check(self) -> bool:
+        """Ask the server for a sign of life; for an idle session."""
+        try:
+            self._command(b"")
+        except psycopg.Error:
+            self.sound = False
+        return self.sound
+
+    def close(self) -> None:
+        """Close the connection; what was not committed is rolled back."""
+        self.sound = False
+        self._connection.close()
+
+    @property
+    def touched(self) -> bool:
+        """The request's script has sent a statement."""
+        return self._state.touched
+
+    @property
+    def lost(self) -> bool:
+        """The connection is gone."""
+        return self._pgconn.status == pq.ConnStatus.BAD
+
+    def begin_write(self) -> None:
+        """Begin the transaction of a write script.
+
+        Raises:
+            SessionLost: It could not begin: connection gone, or a standby.
+        """
+        self._state = TransactionState("write")
+        self.notices.clear()
+        try:
+            self._command(BEGIN_WRITE)
+        except psycopg.Error as error:
+            self.sound = False
+            raise SessionLost(classify(error, lost=self.lost).message) from None
+        self._state.begun = True
+
+    def begin_read(self, *, snapshot: bool = True) -> None:
+        """Note how the first statement is to begin a read; nothing is sent yet."""
+        pending = BEGIN_READ if snapshot else READ_AUTOCOMMIT
+        self._state = TransactionState("read", pending)
+        self.notices.clear()
+
+    @contextmanager
+    def statement(self, *, joined: bool = False) -> Iterator[psycopg.Connection[Any]]:
+        """Lend the connection for one statement of the script; then call `tagged`.
+
+        Args:
+            joined: Let a BEGIN that is due travel in the statement's round trip. The
+                statement's results are there when the block has ended.
+        """
+        state = self._state
+        if state.breach is not None:
+            raise state.breach
+        if self._connection.lock.locked():
+            raise psycopg.ProgrammingError(
+                "another statement of this request is running: end its stream or COPY"
+            )
+        state.touched = True
+        try:
+            pending = state.take_pending()
+            if joined and pending is BEGIN_READ:
+                with self._connection.pipeline():
+                    self._connection.execute(pending)
+                    yield self._connection
+            else:
+                if pending:
+                    self._command(pending)
+                yield self._connection
+        except BaseException as error:
+            if isinstance(error, psycopg.Error):
+                self._failed(error)
+            state.watch(idle=self._is_idle())
+            raise
+
+    def tagged(self, tags: list[str]) -> None:
+        """Note a statement's command tags; raises on those of transactions."""
+        self._state.tagged(tags, idle=self._is_idle())
+
+    def classify(self, error: psycopg.Error, *, late: bool = False) -> FalconError:
+        """Return what the caller gets for an error of this request."""
+        self._failed(error)
+        return classify(error, access=self._state.access, late=late, lost=self.lost)
+
+    def verify(self) -> None:
+        """Check after the script that its transaction may be committed.
+
+        Raises:
+            FalconError: It is not whole; nothing of it may be called done.
+        """
+        if self._state.breach is not None:
+            raise self._state.breach
+        if self.lost:
+            raise Unavailable(
+                "the database connection was lost", started=Started.YES, retry_safe=True
+            )
+        if self._is_busy():
+            self.sound = False
+            raise ScriptError(
+                "the script left a statement, stream or COPY running",
+                started=Started.YES,
+            )
+        status = self._pgconn.transaction_status
+        if status == _Status.INERROR:
+            raise self._swallowed()
+        if status == _Status.INTRANS and not self._state.begun:
+            raise ScriptError("the script left a transaction open", started=Started.YES)
+        self._state.complete = True
+
+    def commit(self) -> None:
+        """Commit a write's transaction; call `verify` before.
+
+        Raises:
+            FalconError: It was rolled back, or, with code UNAVAILABLE and
+                started=unknown, nobody can say.
+        """
+        self.notices.clear()
+        try:
+            result = self._pgconn.exec_(b"COMMIT")
+        except psycopg.Error:
+            self.sound = False
+            raise _uncertain("the connection was lost in COMMIT") from None
+        if self.lost:
+            self.sound = False
+            raise _uncertain("the connection was lost in COMMIT")
+        if result.status == pq.ExecStatus.FATAL_ERROR:
+            raise self.classify(errors.error_from_result(result))
+        if result.command_status != b"COMMIT":
+            raise self._swallowed()
+        if any(notice.cancels_replication for notice in self.notices):
+            raise _uncertain(
+                "committed here, but the wait for synchronous replication was cancelled"
+            )
+
+    def reset(self) -> bool:
+        """Wipe away what the request left; close the connection if that fails.
+
+        Prepared statements stay: psycopg and the server keep knowing them.
+        """
+        if self._state.lasting or self._is_busy():
+            self.sound = False
+        if self.sound and self._client_settings() == self._settings:
+            try:
+                self._sweep()
+            except psycopg.Error as error:
+                log.warning("reset failed, the connection is replaced: %s", error)
+                self.sound = False
+        else:
+            self.sound = False
+        if not self.sound:
+            self._abandon()
+        self._state = TransactionState()
+        self.notices.clear()
+        return self.sound
+
+    def _sweep(self) -> None:
+        messages = []
+        if not self._is_idle():
+            reads = self._state.complete and self._state.access == "read"
+            messages.append(b"COMMIT" if reads else b"ROLLBACK")
+        if self._state.touched:
+            messages.append(_RESET)
+        if not messages:
+            return
+        tag = self._command(b"; ".join(messages)).command_status
+        if not self._is_idle() or (self._state.touched and tag != _RESET_DONE):
+            self.sound = False
+
+    def _abandon(self) -> None:
+        if self._pgconn.transaction_status == _Status.ACTIVE:
+            try:
+                self._connection.cancel_safe(timeout=_CANCEL_TIMEOUT)
+            except psycopg.Error as error:
+                log.warning("a running statement could not be cancelled: %s", error)
+        self.close()
+
+    def _failed(self, error: psycopg.Error) -> None:
+        if self._state.failure is None:
+            self._state.failure = error
+        if self.lost or ends_connection(error, access=self._state.access):
+            self.sound = False
+
+    def _swallowed(self) -> FalconError:
+        error = self._state.failure
+        return self._state.swallowed(None if error is None else self.classify(error))
+
+    def _is_idle(self) -> bool:
+        return self._pgconn.transaction_status == _Status.IDLE
+
+    def _is_busy(self) -> bool:
+        """Something of the script still runs: an open stream, a COPY, a thread."""
+        return (
+            self._connection.lock.locked()
+            or self._pgconn.pipeline_status != pq.PipelineStatus.OFF
+            or self._pgconn.transaction_status == _Status.ACTIVE
+        )
+
+    def _client_settings(self) -> tuple[Any, ...]:
+        """What a script could change in psycopg, had it got hold of the connection."""
+        here = self._connection
+        return (
+            here.autocommit,
+            here.row_factory,
+            here.cursor_factory,
+            here.server_cursor_factory,
+            here.isolation_level,
+            here.read_only,
+            here.deferrable,
+            here.prepare_threshold,
+            here.prepared_max,
+        )
+
+    def _command(self, sql: bytes) -> PGresult:
+        result = self._pgconn.exec_(sql)
+        if result.status == pq.ExecStatus.FATAL_ERROR:
+            raise errors.error_from_result(result)
+        return result
+
+    def _note(self, diagnostic: errors.Diagnostic) -> None:
+        self.notices.append(Notice.of(diagnostic))
+
+
+def _uncertain(why: str) -> Unavailable:
+    return Unavailable(why, started=Started.UNKNOWN)
+
+
+def _ignore(_notify: psycopg.Notify) -> None:
+    pass

@@ -1,0 +1,173 @@
+"""What a script declares about itself: options, name, parameters."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from falconas.errors import InvalidArgument
+from falconas.protocol import BUDGET_LIMIT
+from falconas.worker.parameters import Parameters, SignatureError
+
+Access = Literal["read", "write"]
+Run = TypeVar("Run", bound=Callable[..., Any])
+
+_OPTIONS = "__falconas__"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a script declares about itself."""
+
+    access: Access = "write"
+    idempotent: bool = False
+    budget: float | None = None
+    snapshot: bool = True
+
+
+def script(
+    *,
+    access: Access = "write",
+    idempotent: bool | None = None,
+    budget: float | None = None,
+    snapshot: bool = True,
+) -> Callable[[Run], Run]:
+    """Declare how `run` is to be served; without it, it may write and is not retried.
+
+    Args:
+        access: "read" runs in a read-only transaction on any suitable node, "write"
+            on the primary.
+        idempotent: Running it twice does no more than running it once, so it may be
+            started again when its worker is lost. None: a read is, a write is not.
+        budget: The longest it may take in seconds; also what a caller gets who asks
+            for no budget.
+        snapshot: A read sees one snapshot throughout. False: each statement is a
+            transaction of its own and sees what is committed by then.
+    """
+    if access not in ("read", "write"):
+        raise ValueError(f'access must be "read" or "write", got {access!r}')
+    if budget is not None and not _is_budget(budget):
+        raise ValueError(f"budget must be a number of seconds above 0, got {budget!r}")
+    if access == "write" and not snapshot:
+        raise ValueError("snapshot=False is for reads: a write is one transaction")
+    options = Options(
+        access,
+        access == "read" if idempotent is None else bool(idempotent),
+        None if budget is None else float(budget),
+        snapshot,
+    )
+
+    def mark(run: Run) -> Run:
+        setattr(run, _OPTIONS, options)
+        return run
+
+    return mark
+
+
+@dataclass(frozen=True)
+class Script:
+    """A script that loaded."""
+
+    name: str
+    path: Path | None
+    run: Callable[..., Any]
+    options: Options
+    hash: str
+    description: str
+    parameters: Parameters
+
+    @property
+    def access(self) -> Access:
+        """Whether it reads or writes."""
+        return self.options.access
+
+    @property
+    def idempotent(self) -> bool:
+        """Whether it may be started again when its worker is lost."""
+        return self.options.idempotent
+
+    @property
+    def budget(self) -> float | None:
+        """The longest it may take in seconds."""
+        return self.options.budget
+
+    @property
+    def snapshot(self) -> bool:
+        """Whether a read sees one snapshot throughout."""
+        return self.options.snapshot
+
+    def bind(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Return the keyword arguments for `run`; raises `InvalidArgument`."""
+        try:
+            return self.parameters.bind(params)
+        except InvalidArgument:
+            raise
+        except Exception as error:  # validators of the script's own types
+            raise InvalidArgument(
+                f"parameters cannot be used: {type(error).__name__}: {error}"
+            ) from None
+
+    def describe(self) -> dict[str, Any]:
+        """Return its entry in the catalogue: plain values."""
+        return {
+            "access": self.access,
+            "idempotent": self.idempotent,
+            "budget": self.budget,
+            "hash": self.hash,
+            "description": self.description,
+            "params": self.parameters.describe(),
+            "error": None,
+        }
+
+
+def declared(
+    run: Callable[..., Any],
+    *,
+    name: str = "run",
+    path: Path | None = None,
+    digest: str = "",
+    description: str = "",
+) -> Script:
+    """Return the script that `run` is.
+
+    Args:
+        run: The function.
+        name: The script's name.
+        path: Its file.
+        digest: Fingerprint of its source.
+        description: Used where `run` has no docstring.
+
+    Raises:
+        SignatureError: It cannot be served.
+    """
+    if not inspect.isfunction(run):
+        raise SignatureError("run is not a function")
+    line = inspect.unwrap(run).__code__.co_firstlineno
+    if inspect.iscoroutinefunction(run) or inspect.isasyncgenfunction(run):
+        raise SignatureError("run is async; scripts are plain functions", line)
+    if inspect.isgeneratorfunction(run):
+        raise SignatureError("run is a generator; return a list instead", line)
+    try:
+        parameters = Parameters(run)
+    except SignatureError as error:
+        error.line = line
+        raise
+    return Script(
+        name=name,
+        path=path,
+        run=run,
+        options=getattr(run, _OPTIONS, Options()),
+        hash=digest,
+        description=inspect.cleandoc(run.__doc__ or description),
+        parameters=parameters,
+    )
+
+
+def _is_budget(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isfinite(value) and 0 < value <= BUDGET_LIMIT

@@ -1,0 +1,347 @@
+"""Runs one request after another: parameters, script, result, commit, reset.
+
+The order is the guarantee: the result is packed before the commit, the commit is read
+to the letter before anybody hears OK, and the session is swept after the reply, before
+the next request. Whatever a script does, `run` returns an outcome.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import psycopg
+
+from falconas.codec import decode_params, encode_params, encode_result, encode_value
+from falconas.database.facade import Database, Lease
+from falconas.database.session import ConnectFailed, Session, SessionLost
+from falconas.errors import (
+    CLASSES,
+    Code,
+    DeadlineExceeded,
+    FalconError,
+    Internal,
+    NotFound,
+    ScriptError,
+    Started,
+    Unavailable,
+)
+from falconas.protocol import Kind, Request
+from falconas.worker.context import Context
+from falconas.worker.scripts import Library, Script, load
+from falconas.worker.slot import State
+
+log = logging.getLogger(__name__)
+
+RESULT_BYTES = 16 * 1024 * 1024
+BUDGET = 30.0
+
+# COMMIT is not interrupted. Faults of the process itself cannot be put off.
+_DEFERRED = signal.valid_signals() - {
+    signal.SIGSEGV,
+    signal.SIGBUS,
+    signal.SIGFPE,
+    signal.SIGILL,
+    signal.SIGTRAP,
+    signal.SIGABRT,
+    signal.SIGSYS,
+}
+
+
+class SlotLike(Protocol):
+    """Where the runner says what it does; see `falconas.worker.slot`."""
+
+    def enter(self, state: State, id: bytes = b"", deadline: float = 0.0) -> None:  # noqa: A002
+        """Note the state and the request that it is about."""
+
+
+class NoSlot:
+    """For a runner that nobody watches."""
+
+    def enter(self, state: State, id: bytes = b"", deadline: float = 0.0) -> None:  # noqa: A002
+        """Note nothing."""
+
+
+class Outcome(NamedTuple):
+    """What to reply.
+
+    Attributes:
+        kind: OK or ERROR.
+        code: The code of the error, `Code.OK` otherwise.
+        body: The packed result, or the error's map.
+        extras: Who served it: node, hash of the script, `run_us`.
+        returnable: The connection failed before the script was started. The request
+            may be RETURNed to the broker instead of replied to.
+    """
+
+    kind: Kind
+    code: Code
+    body: bytes
+    extras: dict[str, Any]
+    returnable: bool = False
+
+
+class Runner:
+    """Serves requests of a library's scripts on one session.
+
+    After `run` the caller sends the reply and then calls `reset`; if that says False
+    he puts a new `session` in.
+
+    Args:
+        library: The scripts.
+        session: The connection to serve on.
+        slot: Told each state.
+        node: Name of the session's node, for scripts and callers.
+        result_bytes: The largest result.
+        escape: Exceptions of a script that are not turned into an outcome; for
+            programs that want their Ctrl-C.
+    """
+
+    def __init__(
+        self,
+        library: Library,
+        session: Session,
+        slot: SlotLike,
+        *,
+        node: str = "main",
+        result_bytes: int = RESULT_BYTES,
+        escape: tuple[type[BaseException], ...] = (),
+    ) -> None:
+        self.library = library
+        self.session = session
+        self.node = node
+        self._slot = slot
+        self.result_bytes = result_bytes
+        self._escape = escape
+
+    def run(self, request: Request, body: bytes, deadline: float) -> Outcome:
+        """Serve `request`; `deadline` is on the clock of `time.monotonic`."""
+        began = time.monotonic()
+        extras: dict[str, Any] = {"node": self.node}
+        returnable = False
+        try:
+            script = self._find(request.script, deadline)
+            extras["hash"] = script.hash
+            packed = self._serve(script, request, body, deadline)
+            outcome = Outcome(Kind.OK, Code.OK, packed, extras)
+        except SessionLost as error:
+            returnable = True
+            outcome = _failed(Unavailable(str(error), retry_safe=True), extras)
+        except FalconError as error:
+            outcome = _failed(error, extras)
+        except self._escape:
+            raise
+        except BaseException:
+            log.exception("the runner failed")
+            outcome = _failed(
+                Internal("the worker failed", started=Started.UNKNOWN), extras
+            )
+        extras["run_us"] = int((time.monotonic() - began) * 1e6)
+        self._slot.enter(State.REPLY)
+        return outcome._replace(returnable=returnable)
+
+    def reset(self) -> bool:
+        """Sweep the session after the reply; False: it needs to be replaced."""
+        self._slot.enter(State.RESET)
+        sound = self.session.reset()
+        self._slot.enter(State.IDLE)
+        return sound
+
+    def _find(self, name: str, deadline: float) -> Script:
+        if time.monotonic() >= deadline:
+            raise DeadlineExceeded(
+                "the budget ran out before the start", retry_safe=True
+            )
+        script = self.library.scripts.get(name)
+        if script is not None:
+            return script
+        error = self.library.errors.get(name)
+        if error is not None:
+            raise NotFound(f"script {name} does not load: {error}")
+        raise NotFound(f"there is no script {name[:256]!r} here")
+
+    def _serve(
+        self, script: Script, request: Request, body: bytes, deadline: float
+    ) -> bytes:
+        arguments = script.bind(decode_params(body))
+        id_ = request.id if isinstance(request.id, bytes) else request.id.encode()
+        if script.budget is not None:
+            deadline = min(deadline, time.monotonic() + script.budget)
+        if not self.session.sound:
+            raise SessionLost("the worker has no database connection")
+        if script.access == "write":
+            self.session.begin_write()
+        else:
+            self.session.begin_read(snapshot=script.snapshot)
+        self._slot.enter(State.RUN, id_, deadline)
+        packed = self._call(script, request, arguments, deadline)
+        self.session.verify()
+        if script.access == "write" and self.session.touched:
+            self._slot.enter(State.COMMIT, id_, deadline)
+            self._commit(script, deadline)
+        else:
+            _check_deadline(script, deadline)
+        return packed
+
+    def _commit(self, script: Script, deadline: float) -> None:
+        committed = False
+        try:
+            with _uninterrupted():
+                _check_deadline(script, deadline)
+                self.session.commit()
+                committed = True
+        except BaseException:
+            if not committed:  # else a signal that waited, and comes too late
+                raise
+
+    def _call(
+        self,
+        script: Script,
+        request: Request,
+        arguments: dict[str, Any],
+        deadline: float,
+    ) -> bytes:
+        """Run the script and pack its result: all of its code runs in here.
+
+        This is the one place that may be interrupted from outside.
+        """
+        lease = Lease(self.session)
+        context = self._context(script, request, lease, deadline)
+        try:
+            result = script.run(context, **arguments)
+            ext = "ext" in _sequence(request.extras.get("accept"))
+            return encode_result(result, ext=ext, limit=self.result_bytes)
+        except self._escape:
+            raise
+        except BaseException as error:
+            verdict = self._judge(script, context, error, deadline)
+            if error.__traceback__ is not None:
+                traceback.clear_frames(error.__traceback__)  # ends open streams
+        finally:
+            lease.end()
+        raise verdict
+
+    def _judge(
+        self, script: Script, context: Context, error: BaseException, deadline: float
+    ) -> FalconError:
+        late = time.monotonic() >= deadline
+        if isinstance(error, psycopg.Error):
+            verdict = self.session.classify(error, late=late)
+            context.log.warning("%s", verdict.message, exc_info=error)
+        elif isinstance(error, FalconError) and error.code in CLASSES:
+            verdict = error
+            if verdict.started is Started.NO:
+                verdict.started = Started.YES
+            context.log.info("%s: %s", verdict.code.name, verdict.message)
+        else:
+            verdict = ScriptError(_describe(error), started=Started.YES)
+            context.log.error("script %s raised", script.name, exc_info=error)
+        return verdict
+
+    def _context(
+        self, script: Script, request: Request, lease: Lease, deadline: float
+    ) -> Context:
+        origin = request.extras.get("origin", request.id)
+        request_id = origin.hex() if isinstance(origin, bytes) else str(origin)
+        return Context(
+            db=Database(lease),
+            request_id=request_id,
+            caller=request.extras.get("_caller"),
+            log=logging.LoggerAdapter(
+                logging.getLogger(f"falconas.scripts.{script.name}"),
+                {"script": script.name, "request": request_id},
+            ),
+            node=self.node,
+            script=script.name,
+            deadline=deadline,
+        )
+
+
+def run_script(
+    dsn: str,
+    folder: Path,
+    name: str,
+    params: Mapping[str, Any],
+    *,
+    budget: float = BUDGET,
+    node: str = "main",
+    result_bytes: int = RESULT_BYTES,
+) -> Outcome:
+    """Run one script in this process, as a worker would: writes are committed.
+
+    Ctrl-C is not swallowed: KeyboardInterrupt passes, and all is rolled back.
+
+    Raises:
+        FolderError: The scripts folder cannot be read.
+        InvalidDsn: The DSN is malformed.
+        InvalidArgument: A parameter has no encoding.
+    """
+    library = load(folder)
+    body = encode_params(params)
+    deadline = time.monotonic() + budget
+    try:
+        session = Session.connect(dsn, application_name=f"falconas/run/{os.getpid()}")
+    except ConnectFailed as error:
+        return _failed(Unavailable(f"no database: {error}", retry_safe=True), {})
+    runner = Runner(
+        library,
+        session,
+        NoSlot(),
+        node=node,
+        result_bytes=result_bytes,
+        escape=(KeyboardInterrupt,),
+    )
+    request = Request(os.urandom(16), name, budget, {"accept": ["ext"]})
+    try:
+        return runner.run(request, body, deadline)
+    finally:
+        session.close()
+
+
+def _check_deadline(script: Script, deadline: float) -> None:
+    if time.monotonic() >= deadline:
+        raise DeadlineExceeded(
+            "the budget ran out before the end; rolled back",
+            started=Started.YES,
+            retry_safe=script.idempotent,
+        )
+
+
+def _failed(error: FalconError, extras: dict[str, Any]) -> Outcome:
+    try:
+        body = encode_value(error.body())
+    except Exception:  # a script may have put anything in
+        plain = ScriptError(
+            "the script's error cannot be packed", started=error.started
+        )
+        body = encode_value(plain.body())
+    return Outcome(Kind.ERROR, error.code, body, extras)
+
+
+def _describe(error: BaseException) -> str:
+    name = type(error).__name__
+    try:
+        text = str(error)
+    except BaseException:
+        return f"{name} (its text cannot be read)"
+    return f"{name}: {text}" if text else name
+
+
+def _sequence(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _DEFERRED)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

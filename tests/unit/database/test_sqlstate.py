@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import psycopg
+import pytest
+from psycopg import errors
+
+from falconas.database.sqlstate import Notice, classify, ends_connection
+from falconas.errors import Code, Started
+
+CODES = {
+    "40001": (Code.ABORTED, True),
+    "40P01": (Code.ABORTED, True),
+    "25P02": (Code.ABORTED, False),
+    "57P01": (Code.UNAVAILABLE, True),
+    "57P02": (Code.UNAVAILABLE, True),
+    "57P03": (Code.UNAVAILABLE, True),
+    "08006": (Code.UNAVAILABLE, True),
+    "26000": (Code.UNAVAILABLE, True),
+    "25P03": (Code.DEADLINE_EXCEEDED, False),
+    "25P04": (Code.DEADLINE_EXCEEDED, False),
+    "57014": (Code.DEADLINE_EXCEEDED, False),
+    "23505": (Code.UNKNOWN, False),
+    "42501": (Code.UNKNOWN, False),
+    "53100": (Code.UNKNOWN, False),
+    "55P03": (Code.UNKNOWN, False),
+    "0A000": (Code.UNKNOWN, False),
+}
+ENDING = {"57P01", "57P02", "57P03", "08006", "26000", "25P03", "25P04", "25006"}
+
+
+def error(state: str, text: str = "went wrong") -> psycopg.Error:
+    return errors.lookup(state)(text)
+
+
+@pytest.mark.parametrize("state", CODES)
+def test_the_sqlstate_decides(state: str) -> None:
+    verdict = classify(error(state))
+    assert (verdict.code, verdict.retry_safe) == CODES[state]
+    assert verdict.sqlstate == state
+    assert verdict.started is Started.YES
+    assert "went wrong" in verdict.message
+
+
+@pytest.mark.parametrize("state", [*CODES, "25006"])
+def test_which_errors_end_the_connection(state: str) -> None:
+    assert ends_connection(error(state)) == (state in ENDING)
+
+
+def test_read_only_is_the_nodes_fault_for_a_write_and_the_scripts_for_a_read() -> None:
+    assert classify(error("25006"), access="write").code is Code.UNAVAILABLE
+    assert classify(error("25006"), access="read").code is Code.UNKNOWN
+    assert not ends_connection(error("25006"), access="read")
+
+
+def test_a_cancel_by_hand_is_a_cancel_unless_the_deadline_has_passed() -> None:
+    cancel = error("57014", "canceling statement due to user request")
+    assert classify(cancel).code is Code.CANCELLED
+    assert classify(cancel, late=True).code is Code.DEADLINE_EXCEEDED
+
+
+def test_a_lost_connection_does_not_name_hosts() -> None:
+    verdict = classify(psycopg.OperationalError("host 10.0.0.7 user x"), lost=True)
+    assert verdict.code is Code.UNAVAILABLE
+    assert "10.0.0.7" not in verdict.message
+
+
+def test_an_error_of_psycopg_itself_is_the_scripts() -> None:
+    verdict = classify(psycopg.ProgrammingError("the query has 1 placeholders"))
+    assert verdict.code is Code.UNKNOWN
+    assert verdict.message == "ProgrammingError: the query has 1 placeholders"
+
+
+def test_an_error_without_text_is_still_an_error() -> None:
+    class Mute(psycopg.DataError):
+        def __str__(self) -> str:
+            raise ValueError
+
+    assert classify(Mute()).message == "Mute: Mute"
+
+
+@pytest.mark.parametrize(
+    ("notice", "cancels"),
+    [
+        (Notice("WARNING", "01000", "canceling wait", None), True),
+        (Notice("WARNING", "57P01", "canceling the wait", None), True),
+        (Notice("WARNING", "01000", "a trigger", "PL/pgSQL function f()"), False),
+        (Notice("NOTICE", "00000", "hello", None), False),
+        (Notice("WARNING", "25P01", "no transaction", None), False),
+    ],
+)
+def test_which_notices_cancel_replication(notice: Notice, cancels: bool) -> None:
+    assert notice.cancels_replication is cancels

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from falconas.errors import InvalidArgument
+from falconas.worker.declaration import declared, script
+from falconas.worker.parameters import SignatureError
+
+
+def plain(ctx: Any, number: int = 1) -> int:
+    """Say what."""
+    del ctx
+    return number
+
+
+def test_a_plain_function_writes_and_is_not_repeated() -> None:
+    found = declared(plain)
+    assert (found.access, found.idempotent) == ("write", False)
+    assert (found.budget, found.snapshot) == (None, True)
+    assert found.description == "Say what."
+
+
+def test_a_read_is_idempotent_unless_said_otherwise() -> None:
+    def run(ctx: Any) -> None:
+        del ctx
+
+    assert declared(script(access="read")(run)).idempotent
+    assert not declared(script(access="read", idempotent=False)(run)).idempotent
+    assert declared(script(idempotent=True)(run)).idempotent
+
+
+def test_the_entry_is_what_the_catalogue_shows() -> None:
+    @script(access="read", budget=2, snapshot=False)
+    def run(ctx: Any, number: int) -> int:
+        del ctx
+        return number
+
+    found = declared(run, digest="0" * 16, description="From the module.")
+    assert not found.snapshot
+    assert found.describe() == {
+        "access": "read",
+        "idempotent": True,
+        "budget": 2.0,
+        "hash": "0" * 16,
+        "description": "From the module.",
+        "params": [
+            {
+                "name": "number",
+                "type": "int",
+                "required": True,
+                "schema": {"type": "integer"},
+            }
+        ],
+        "error": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"access": "readonly"}, "'readonly'"),
+        ({"budget": 0}, "above 0"),
+        ({"budget": "2s"}, "'2s'"),
+        ({"budget": True}, "True"),
+        ({"budget": float("nan")}, "nan"),
+        ({"snapshot": False}, "for reads"),
+    ],
+)
+def test_options_are_checked(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        script(**options)
+
+
+async def waits(ctx: Any) -> None:
+    del ctx
+
+
+def yields(ctx: Any) -> Any:
+    yield ctx
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [(waits, "async"), (yields, "generator"), (print, "not a function")],
+)
+def test_only_plain_functions_are_scripts(run: Any, message: str) -> None:
+    with pytest.raises(SignatureError, match=message):
+        declared(run)
+
+
+def test_whatever_a_validator_raises_is_an_invalid_argument() -> None:
+    class Odd(dict[str, Any]):
+        def __iter__(self) -> Any:
+            raise RecursionError("deep")
+
+    with pytest.raises(InvalidArgument, match="RecursionError: deep"):
+        declared(plain).bind(Odd(number=1))

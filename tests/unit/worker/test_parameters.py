@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+import msgspec
+import pytest
+
+from falconas.errors import InvalidArgument
+from falconas.worker.parameters import Parameters, SignatureError, type_text
+
+
+class Line(msgspec.Struct):
+    part: int
+    quantity: Annotated[int, msgspec.Meta(gt=0)] = 1
+
+
+def order(
+    ctx: Nowhere,  # type: ignore[name-defined]  # noqa: ARG001, F821
+    customer_id: int,
+    lines: list[Line],
+    day: dt.date,
+    key: uuid.UUID | None = None,
+    discount: Decimal = Decimal("0.05"),
+    priority: Literal["high", "low"] = "low",
+    note: Any = None,
+) -> None:
+    del customer_id, lines, day, key, discount, priority, note
+
+
+GOOD: dict[str, Any] = {"customer_id": 1, "lines": [], "day": "2024-02-29"}
+
+
+def test_values_are_converted_to_the_annotated_types() -> None:
+    text = "00000000-0000-0000-0000-000000000007"
+    bound = Parameters(order).bind(
+        GOOD | {"lines": [{"part": 3}], "key": text, "discount": "0.10", "note": {1: 2}}
+    )
+    assert bound == {
+        "customer_id": 1,
+        "lines": [Line(part=3)],
+        "day": dt.date(2024, 2, 29),
+        "key": uuid.UUID(text),
+        "discount": Decimal("0.10"),
+        "note": {1: 2},
+    }
+
+
+def test_what_is_not_given_is_left_to_the_default() -> None:
+    assert "discount" not in Parameters(order).bind(GOOD)
+
+
+@pytest.mark.parametrize(
+    ("change", "parameter", "message"),
+    [
+        ({"customer_id": "1"}, "customer_id", "Expected int, got str"),
+        ({"customer_id": True}, "customer_id", "Expected int, got bool"),
+        ({"lines": [{"part": 1, "quantity": 0}]}, "lines[0].quantity", "int >= 1"),
+        ({"lines": [{}]}, "lines[0]", "missing required field part"),
+        ({"day": "yesterday"}, "day", "Invalid RFC3339"),
+        ({"priority": "now"}, "priority", "'now'"),
+        ({"custmer_id": 1}, "custmer_id", "did you mean customer_id?"),
+        ({"zzz": 1}, "zzz", "the script takes customer_id, lines, day"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(
+    change: dict[str, Any], parameter: str, message: str
+) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        Parameters(order).bind(GOOD | change)
+    assert caught.value.details == {"parameter": parameter}
+    assert message in caught.value.message
+    assert parameter in caught.value.message
+
+
+def test_a_missing_parameter_is_named_with_its_type() -> None:
+    with pytest.raises(InvalidArgument, match=r"day \(date\) is missing"):
+        Parameters(order).bind({"customer_id": 1, "lines": []})
+
+
+def test_a_script_without_parameters_says_so() -> None:
+    with pytest.raises(InvalidArgument, match="the script takes none"):
+        Parameters(lambda ctx: ctx).bind({"x": 1})
+
+
+def test_names_of_ours_do_not_clash() -> None:
+    def run(_: Any, self: int, ctx: int, script: int, params: int, body: int) -> None:
+        del self, ctx, script, params, body
+
+    given = {"self": 1, "ctx": 2, "script": 3, "params": 4, "body": 5}
+    assert Parameters(run).bind(given) == given
+
+
+def test_the_catalogue_shows_types_defaults_and_schemas() -> None:
+    entries = {entry["name"]: entry for entry in Parameters(order).describe()}
+    assert list(entries) == [
+        "customer_id",
+        "lines",
+        "day",
+        "key",
+        "discount",
+        "priority",
+        "note",
+    ]
+    assert entries["customer_id"] == {
+        "name": "customer_id",
+        "type": "int",
+        "required": True,
+        "schema": {"type": "integer"},
+    }
+    assert entries["lines"]["type"] == "list[Line]"
+    assert entries["key"]["type"] == "UUID | None"
+    assert entries["discount"]["default"] == "0.05"
+    assert entries["priority"]["type"] == '"high" | "low"'
+    assert entries["note"] == {
+        "name": "note",
+        "type": "any",
+        "required": False,
+        "default": None,
+        "schema": {},
+    }
+
+
+def test_object_means_any_value() -> None:
+    def run(ctx: Any, value: object, values: list[object]) -> None:
+        del ctx, value, values
+
+    given = {"value": {"a": 1}, "values": [1, "b"]}
+    assert Parameters(run).bind(given) == given
+    assert [entry["type"] for entry in Parameters(run).describe()] == [
+        "any",
+        "list[any]",
+    ]
+
+
+def test_a_default_without_a_plain_form_is_shown_as_text() -> None:
+    def run(ctx: Any, what: Any = object) -> None:
+        del ctx, what
+
+    assert Parameters(run).describe()[0]["default"] == "<class 'object'>"
+
+
+@pytest.mark.parametrize(
+    ("hint", "text"),
+    [
+        (dict[str, object], "dict[str, any]"),
+        (tuple[int, ...], "tuple[int, ...]"),
+        (Annotated[int, msgspec.Meta(gt=0)], "int"),
+        (None, "None"),
+        (Literal[1, True], "1 | true"),
+    ],
+)
+def test_types_are_written_as_people_write_them(hint: Any, text: str) -> None:
+    assert type_text(hint) == text
+
+
+def no_context() -> None: ...
+
+
+def keyword_context(*, ctx: Any) -> None:
+    del ctx
+
+
+def rest(ctx: Any, *others: int) -> None:
+    del ctx, others
+
+
+def keywords(ctx: Any, **others: int) -> None:
+    del ctx, others
+
+
+def positional(ctx: Any, number: int, /) -> None:
+    del ctx, number
+
+
+def unsupported(ctx: Any, callback: Callable[[], int]) -> None:
+    del ctx, callback
+
+
+def unknown(ctx: Any, thing: Missing) -> None:  # type: ignore[name-defined]  # noqa: F821
+    del ctx, thing
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (no_context, "must take the context first"),
+        (keyword_context, "must take the context first"),
+        (rest, r"takes \*others"),
+        (keywords, r"takes \*\*others"),
+        (positional, "positional-only"),
+        (unsupported, r"parameter callback: type Callable.* cannot come"),
+        (unknown, "'Missing' is not defined"),
+    ],
+)
+def test_a_signature_that_requests_cannot_fill_is_refused(
+    run: Callable[..., Any], message: str
+) -> None:
+    with pytest.raises(SignatureError, match=message):
+        Parameters(run)
