@@ -1,0 +1,3 @@
+from falconas.cli import main
+
+main()

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from falconas.cli import arguments
+from falconas.cli.options import options
+from falconas.cli.output import print_value, served_by
+from falconas.config import OPTIONS, ConfigError, Settings
+
+
+def budget_option(command: Any) -> Any:
+    """Add `--budget DURATION`, as a number of seconds."""
+
+    def parse(_: click.Context, __: click.Parameter, text: str | None) -> float | None:
+        try:
+            kind = OPTIONS["client.budget"].kind
+            return None if text is None else float(kind.parse_text(text))
+        except ValueError as error:
+            raise ConfigError(f"--budget {error}") from None
+
+    return click.option(
+        "--budget",
+        metavar="DURATION",
+        callback=parse,
+        help="Longest time for it, all waiting included.  [default: the script's]",
+    )(command)
+
+
+@click.command
+@click.argument("script")
+@click.argument("parameters", nargs=-1, metavar="[KEY=VALUE|KEY:=JSON]...")
+@click.option("--params", metavar="FILE|-", help="JSON object with parameters.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("-v", "--verbose", is_flag=True, help="Say on stderr who served it.")
+@budget_option
+@options("client.frontend", "log.level")
+def call(
+    settings: Settings,
+    *,
+    script: str,
+    parameters: tuple[str, ...],
+    params: str | None,
+    as_json: bool,
+    verbose: bool,
+    budget: float | None,
+) -> None:
+    """Call SCRIPT and print its result.
+
+    KEY=VALUE is turned into the type that the script declares; KEY:=JSON gives it
+    exactly. They go before what --params says.
+    """
+    words = arguments.parse(parameters)
+    values = arguments.read(params) if params else {}
+    from falconas.client.sync import Client
+
+    client = settings.client
+    patience = client.budget if budget is None else budget
+    with Client(client.frontend, budget=patience) as broker:
+        known: list[dict[str, Any]] = []
+        if any(not word.exact for word in words):
+            entry = broker.scripts().get(script) or {}
+            known = entry.get("params") or []
+        values |= arguments.convert(words, known)
+        outstanding = broker.submit(script, values, budget=budget)
+        try:
+            result = outstanding.result()
+        except KeyboardInterrupt:
+            outstanding.cancel()
+            raise
+        info = outstanding.info
+    print_value(result, as_json=as_json)
+    if verbose:
+        click.echo(served_by(info), err=True)

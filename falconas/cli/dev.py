@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from time import monotonic
+from typing import Any
+
+import click
+
+from falconas.cli.checks import check_database, check_scripts
+from falconas.cli.children import Children
+from falconas.cli.database import FOLDER, database, is_given
+from falconas.cli.failures import Exit
+from falconas.cli.options import options
+from falconas.cli.reports import example_call
+from falconas.config import Settings, check_broker, environ_of
+from falconas.errors import FalconError, Unavailable
+from falconas.options import dialable
+
+POLL_INTERVAL = 0.2
+KILL_AFTER = 5.0  # beyond the time that draining may take
+
+log = logging.getLogger("falconas.dev")
+
+
+@click.command
+@options(
+    "worker.scripts",
+    "worker.count",
+    "database",
+    "broker.frontend",
+    "broker.backend",
+    "broker.control",
+    "log",
+)
+def dev(settings: Settings) -> int:
+    """Serve this folder's scripts: PostgreSQL, broker and workers.
+
+    PostgreSQL comes from its wheel, with its data in .falconas/dev, unless a
+    database is given by --dsn or libpq's variables. Ctrl-C stops all of it.
+    """
+    check_broker(settings.broker)
+    check_scripts(settings)
+    check_database(settings)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(Exit.OK))
+    # The workers dial the broker that we start, whatever else is configured.
+    broker = settings.broker
+    worker = replace(
+        settings.worker,
+        backend=dialable(broker.backend),
+        control=dialable(broker.control),
+    )
+    settings = replace(settings, worker=worker)
+    with database(settings, os.environ) as complete:
+        return _serve(complete)
+
+
+def _serve(settings: Settings) -> int:
+    environ = {**os.environ, **environ_of(settings)}
+    environ.pop("FALCONAS_CONFIG", None)
+    with Children(environ) as children:
+        children.start("broker")
+        children.start("worker")
+        with _stopping(children, settings):
+            ended = _until_ready(children, settings)
+            if ended is None:
+                click.echo(_welcome(settings, _example(settings)), err=True)
+                ended = children.wait()
+            log.error("%s ended by itself", ended)
+            code = children.code(ended or "worker")
+    return code if code > 0 else Exit.FAILED
+
+
+@contextmanager
+def _stopping(children: Children, settings: Settings) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        children.stop(
+            {
+                "worker": settings.worker.drain_timeout + KILL_AFTER,
+                "broker": settings.broker.drain_timeout + KILL_AFTER,
+            }
+        )
+
+
+def _until_ready(children: Children, settings: Settings) -> str | None:
+    """Wait for the first ready worker; return the command that ended instead."""
+    from falconas.client.operator import Operator
+
+    operator = Operator(dialable(settings.broker.control), timeout=1.0)
+    late = monotonic() + settings.worker.boot_timeout
+    while True:
+        ended = children.wait(POLL_INTERVAL)
+        if ended is not None or _is_ready(operator):
+            return ended
+        if monotonic() > late:
+            log.warning("no worker is ready yet; the log says why")
+            late = monotonic() + settings.worker.boot_timeout
+
+
+def _is_ready(operator: Any) -> bool:
+    try:
+        workers = operator.inspect()["workers"]
+    except Unavailable:
+        return False
+    return any(worker["state"] != "unready" for worker in workers)
+
+
+def _example(settings: Settings) -> str:
+    from falconas.client.sync import Client
+
+    try:
+        with Client(dialable(settings.broker.frontend), budget=1.0) as client:
+            return example_call(client.scripts())
+    except FalconError:
+        return example_call({})
+
+
+def _welcome(settings: Settings, example: str) -> str:
+    given = is_given(settings, os.environ) and str(FOLDER) not in settings.database.dsn
+    where = "the given one" if given else f"our own, data in {FOLDER}"
+    frontend = dialable(settings.broker.frontend)
+    option = "" if frontend == Settings().client.frontend else f" --frontend {frontend}"
+    return (
+        "\n"
+        f"  FalconAS serves {settings.worker.scripts}/ at {frontend}\n"
+        f"  database: {where}\n"
+        "\n"
+        "  In another terminal:\n"
+        f"    falconas scripts{option}\n"
+        f"    falconas call{option} {example}\n"
+        "\n"
+        "  Ctrl-C stops it.\n"
+    )

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import click
+
+from falconas.cli.options import options
+from falconas.cli.output import print_value
+from falconas.cli.reports import catalogue_text, script_text, status_text
+from falconas.config import Settings
+from falconas.errors import NotFound
+
+
+@click.command
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@options("client.frontend", "client.budget", "log.level")
+def scripts(settings: Settings, *, name: str | None, as_json: bool) -> None:
+    """List the scripts, or tell all about the one called NAME."""
+    from falconas.client.sync import Client
+
+    with Client(settings.client.frontend, budget=settings.client.budget) as broker:
+        known = broker.scripts()
+    if name is not None and name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]}?" if near else "`falconas scripts` lists them"
+        raise NotFound(f"no script {name!r}; {hint}")
+    if as_json:
+        print_value(known if name is None else known[name], as_json=True)
+    else:
+        click.echo(catalogue_text(known) if name is None else script_text(name, known))
+
+
+@click.command
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@options("client.control", "log.level")
+def status(settings: Settings, *, as_json: bool) -> None:
+    """Show the broker's workers, their state, and what waits."""
+    from falconas.client.operator import Operator
+
+    report: dict[str, Any] = Operator(settings.client.control).inspect()
+    if as_json:
+        print_value(report, as_json=True)
+    else:
+        click.echo(status_text(report))

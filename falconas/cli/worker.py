@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+import click
+
+from falconas.cli.checks import check_database, check_scripts
+from falconas.cli.options import options
+from falconas.config import Settings
+
+
+@click.command
+@options("worker", "database", "log")
+def worker(settings: Settings) -> int:
+    """Serve the scripts of a folder with several processes.
+
+    Each worker has its own PostgreSQL connection. Stops on SIGTERM or Ctrl-C when
+    the running requests have ended.
+    """
+    check_scripts(settings)
+    check_database(settings)
+    from falconas.worker.supervisor import main
+
+    return main(settings)
