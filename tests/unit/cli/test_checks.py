@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from falconas.cli.checks import check_database, check_scripts
+from falconas.config import ConfigError, Database, Settings, Worker
+
+
+def test_the_scripts_folder_is_there(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    check_scripts(Settings(worker=Worker(scripts=str(tmp_path))))
+    for path, words in [
+        (file, "is not a folder"),
+        (tmp_path / "no", "does not exist: make it, or name another by --scripts"),
+    ]:
+        with pytest.raises(ConfigError, match=words):
+            check_scripts(Settings(worker=Worker(scripts=str(path))))
+
+
+def test_the_connection_string_is_one() -> None:
+    check_database(Settings())
+    good = replace(Settings(), database=Database(dsn="postgresql://u@h:5432/d"))
+    check_database(good)
+    bad = replace(Settings(), database=Database(dsn="host= 'hidden"))
+    with pytest.raises(ConfigError, match=r"^database\.dsn: ") as caught:
+        check_database(bad)
+    assert "hidden" not in str(caught.value)

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from falconas import config
+
+
+def test_show_tells_value_and_origin(
+    falconas: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FALCONAS_BROKER__BUDGET", "7s")
+    monkeypatch.setenv("FALCONAS_DATABASE__DSN", "host=h password=hidden")
+    result = falconas("config", "show")
+    assert result.code == 0
+    assert 'budget = "7s"' in result.out
+    assert "# FALCONAS_BROKER__BUDGET" in result.out
+    assert "hidden" not in result.out
+
+
+def test_example_is_a_configuration(falconas: Any, tmp_path: Path) -> None:
+    result = falconas("config", "example")
+    assert result.out == config.example()
+    (tmp_path / "falconas.toml").write_text(result.out)
+    (tmp_path / "workers").mkdir()
+    assert falconas("config", "check") == (0, "the configuration is good\n", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[broker]\nfronted = 1\n", "did you mean broker.frontend?"),
+        ("[broker]\nfrontend = 'tcp://*:1'\n", "--insecure"),
+        ("[worker]\nscripts = 'nope'\n", "does not exist"),
+        ("[database]\ndsn = 'nonsense'\n", "the DSN is malformed"),
+    ],
+)
+def test_check_finds_what_is_wrong(
+    falconas: Any, tmp_path: Path, text: str, words: str
+) -> None:
+    (tmp_path / "workers").mkdir()
+    (tmp_path / "my.toml").write_text(text)
+    result = falconas("config", "check", "--config", "my.toml")
+    assert result.code == 2
+    assert result.out == ""
+    (line,) = result.err.splitlines()
+    assert words in line
+
+
+@pytest.mark.parametrize("command", ["show", "check"])
+def test_warnings_go_to_stderr(falconas: Any, tmp_path: Path, command: str) -> None:
+    (tmp_path / "workers").mkdir()
+    file = tmp_path / "falconas.toml"
+    file.write_text("[database]\ndsn = 'password=hidden'\n")
+    file.chmod(0o644)
+    result = falconas("config", command)
+    assert result.code == 0
+    assert "chmod 640" in result.err

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from falconas.cli.dev import _until_ready, _welcome
+from falconas.config import Broker, Settings
+from falconas.errors import Unavailable
+
+
+class FakeChildren:
+    """Broker and worker that end when the script says so."""
+
+    def __init__(self, ends: list[str | None]) -> None:
+        self.ends = ends
+
+    def wait(self, _: float | None = None) -> str | None:
+        return self.ends.pop(0)
+
+
+class FakeOperator:
+    answers: list[Any]
+
+    def __init__(self, control: str, *, timeout: float) -> None:
+        assert timeout > 0
+        self.control = control
+
+    def inspect(self) -> Any:
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return {"workers": [{"state": state} for state in answer]}
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    FakeOperator.answers = []
+    monkeypatch.setattr("falconas.client.operator.Operator", FakeOperator)
+    return FakeOperator.answers
+
+
+def test_ready_is_the_first_worker_that_serves(answers: list[Any]) -> None:
+    answers += [Unavailable("no broker yet"), [], ["unready"], ["unready", "idle"]]
+    children: Any = FakeChildren([None] * 4)
+    assert _until_ready(children, Settings()) is None
+    assert answers == []
+
+
+def test_a_command_that_ends_before_is_named(answers: list[Any]) -> None:
+    answers += [[]]
+    children: Any = FakeChildren([None, "broker"])
+    assert _until_ready(children, Settings()) == "broker"
+
+
+def test_the_welcome_says_what_to_do_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = _welcome(Settings(), "echo value=text")
+    assert "falconas call echo value=text\n" in text
+    assert "tcp://127.0.0.1:5570" in text
+    assert "--frontend" not in text
+    assert ".falconas/dev" in text
+    monkeypatch.setenv("PGHOST", "h")
+    broker = Broker(frontend="tcp://*:7000")
+    text = _welcome(replace(Settings(), broker=broker), "echo")
+    assert "falconas call --frontend tcp://127.0.0.1:7000 echo\n" in text
+    assert "the given one" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--scripts", "nope"], "does not exist"),
+        (["--dsn", "nonsense"], "the DSN is malformed"),
+        (["--frontend", "tcp://*:1"], "--insecure"),
+        (["-n", "x"], "--count must be"),
+    ],
+)
+def test_bad_input_starts_nothing(
+    falconas: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    words: str,
+) -> None:
+    def started(*_: Any) -> Any:
+        pytest.fail("it went on")
+
+    # By its module: the package's attribute `dev` is the command.
+    monkeypatch.setattr(sys.modules["falconas.cli.dev"], "database", started)
+    (tmp_path / "workers").mkdir()
+    result = falconas("dev", *arguments)
+    assert result.code == 2
+    (line,) = result.err.splitlines()
+    assert words in line
+    assert not (tmp_path / ".falconas").exists()

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+from typing import Any
+
+from falconas.cli.reports import (
+    catalogue_text,
+    example_call,
+    script_text,
+    signature,
+    status_text,
+)
+
+PARAMS: list[dict[str, Any]] = [
+    {"name": "id", "type": "int", "required": True, "schema": {"type": "integer"}},
+    {"name": "kind", "type": "str", "required": False, "default": "a"},
+    {
+        "name": "tags",
+        "type": "list[str]",
+        "required": True,
+        "schema": {"type": "array"},
+    },
+]
+GOOD: dict[str, Any] = {
+    "access": "read",
+    "idempotent": True,
+    "budget": 2.0,
+    "hash": "00ff",
+    "description": "Does it.\n\nReally.",
+    "params": PARAMS,
+    "error": None,
+}
+BAD: dict[str, Any] = {"params": [], "error": "bad.py:1: SyntaxError: no\x1b"}
+
+
+def test_signature_reads_like_python() -> None:
+    assert signature(PARAMS) == 'id: int, kind: str = "a", tags: list[str]'
+    assert signature([]) == ""
+
+
+def test_catalogue_lists_what_is_served_and_what_does_not_load() -> None:
+    lines = catalogue_text({"bad": BAD, "good": GOOD}).split("\n")
+    assert lines[0].split() == ["script", "access", "parameters", "description"]
+    assert lines[2].startswith("good    read    id: int, kind")
+    assert lines[2].endswith("Does it.")
+    assert lines[3:] == ["", "do not load:", r"  bad: bad.py:1: SyntaxError: no\x1b"]
+
+
+def test_an_empty_catalogue_says_so() -> None:
+    assert catalogue_text({}) == "no script is served"
+    assert "do not load" not in catalogue_text({"good": GOOD})
+
+
+def test_a_script_in_full() -> None:
+    text = script_text("good", {"good": GOOD})
+    for part in ("good(id: int", "Does it.\n\nReally.", "read", "2s", "00ff", "yes"):
+        assert part in text
+    rows = [line.split() for line in text.split("\n")[-3:]]
+    assert rows == [
+        ["id", "int", "(required)"],
+        ["kind", "str", '"a"'],
+        ["tags", "list[str]", "(required)"],
+    ]
+
+
+def test_a_script_that_does_not_load() -> None:
+    assert script_text("bad", {"bad": BAD}).endswith(r"SyntaxError: no\x1b")
+
+
+def test_a_script_without_budget_has_the_brokers() -> None:
+    assert "the broker's" in script_text("x", {"x": {**GOOD, "budget": None}})
+
+
+def test_example_call_gives_what_is_required() -> None:
+    assert example_call({"good": GOOD, "bad": BAD}) == "good id=1 tags:=[]"
+    assert example_call({"bad": BAD}) == "SCRIPT key=value"
+
+
+def report(**changes: Any) -> dict[str, Any]:
+    worker = {
+        "worker": "h/0",
+        "pid": 7,
+        "host": "h",
+        "group": "default",
+        "node": "main",
+        "manifest": "00",
+        "state": "busy",
+        "reason": None,
+        "script": "echo",
+        "running_s": 1.26,
+        "served": 5,
+        "errors": 2,
+    }
+    idle = {**worker, "worker": "h/1", "state": "idle", "script": None}
+    idle["running_s"] = None
+    return {
+        "epoch": "00",
+        "uptime": 93784.5,
+        "draining": False,
+        "queue": {"requests": 3, "bytes": 2048},
+        "counters": {"lost": 1, "zero": 0},
+        "workers": [worker, idle],
+        "supervisors": [],
+        "clients": 4,
+        **changes,
+    }
+
+
+def test_status_shows_broker_and_workers() -> None:
+    lines = status_text(report()).split("\n")
+    assert lines[:4] == [
+        "broker:  up 1d 2h",
+        "queue:   3 requests, 2KiB",
+        "clients: 4",
+        "workers: 2, 1 busy",
+    ]
+    assert " ".join(lines[7].split()) == "h/0 default main busy echo 1.3 s 5 2 7"
+    assert " ".join(lines[8].split()) == "h/1 default main idle - - 5 2 7"
+    assert lines[-1] == "lost: 1"
+
+
+def test_status_without_workers() -> None:
+    text = status_text(report(workers=[], uptime=4, draining=True, counters={}))
+    assert text.startswith("broker:  up 4s, draining\n")
+    assert text.endswith("workers: 0, 0 busy")
+
+
+def test_status_says_why_a_worker_is_not_ready() -> None:
+    worker = {**report()["workers"][1], "state": "unready", "reason": "no database"}
+    assert "h/1 is not ready: no database" in status_text(report(workers=[worker]))
+
+
+def test_status_takes_a_report_of_an_older_broker() -> None:
+    worker = report()["workers"][0]
+    del worker["reason"]
+    assert "h/0" in status_text(report(workers=[worker]))

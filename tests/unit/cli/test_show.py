@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+from typing import Any, Self
+
+import pytest
+
+from falconas.errors import Unavailable
+
+CATALOGUE: dict[str, Any] = {
+    "echo": {"access": "read", "params": [], "hash": "00", "error": None}
+}
+REPORT = {
+    "uptime": 1.0,
+    "draining": False,
+    "queue": {"requests": 0, "bytes": 0},
+    "counters": {},
+    "workers": [],
+    "clients": 0,
+}
+
+
+class FakeClient:
+    def __init__(self, frontend: str, *, budget: float) -> None:
+        assert frontend == "ipc://x"
+        assert budget == 2.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def scripts(self) -> dict[str, Any]:
+        return CATALOGUE
+
+
+class FakeOperator:
+    def __init__(self, control: str) -> None:
+        if control != "ipc://c":
+            raise Unavailable("no broker")
+
+    def inspect(self) -> dict[str, Any]:
+        return REPORT
+
+
+@pytest.fixture(autouse=True)
+def _fakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("falconas.client.sync.Client", FakeClient)
+    monkeypatch.setattr("falconas.client.operator.Operator", FakeOperator)
+    monkeypatch.setenv("FALCONAS_CLIENT__FRONTEND", "ipc://x")
+    monkeypatch.setenv("FALCONAS_CLIENT__BUDGET", "2s")
+
+
+def test_scripts(falconas: Any) -> None:
+    assert "echo" in falconas("scripts").out
+    assert falconas("scripts", "echo").out.startswith("echo()\n")
+    assert json.loads(falconas("scripts", "--json").out) == CATALOGUE
+    assert json.loads(falconas("scripts", "echo", "--json").out) == CATALOGUE["echo"]
+
+
+def test_an_unknown_script_names_the_nearest(falconas: Any) -> None:
+    result = falconas("scripts", "ecko")
+    assert result.code == 1
+    assert result.out == ""
+    assert "no script 'ecko'; did you mean echo?" in result.err
+    assert "`falconas scripts` lists them" in falconas("scripts", "zzz").err
+
+
+def test_status(falconas: Any) -> None:
+    assert falconas("status", "--control", "ipc://c").out.startswith("broker:")
+    result = falconas("status", "--control", "ipc://c", "--json")
+    assert json.loads(result.out) == REPORT
+
+
+def test_status_without_broker(falconas: Any) -> None:
+    assert falconas("status").code == 1

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from falconas.config import Settings
+
+
+@pytest.fixture
+def got(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
+    found: list[Settings] = []
+
+    def main(settings: Settings) -> int:
+        found.append(settings)
+        return 0
+
+    monkeypatch.setattr("falconas.worker.supervisor.main", main)
+    return found
+
+
+def test_the_settings_arrive(
+    falconas: Any, got: list[Settings], tmp_path: Path
+) -> None:
+    (tmp_path / "s").mkdir()
+    result = falconas("worker", "-n", "3", "--scripts", "s", "--dsn", "host=h")
+    assert result.code == 0, result.err
+    assert got[0].worker.count == 3
+    assert got[0].database.dsn == "host=h"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--scripts", "nope"], "nope does not exist: make it, or name another"),
+        (["--dsn", "nonsense"], "database.dsn: the DSN is malformed"),
+        (["--dsn", "postgresql://u:hidden@h"], "--dsn must not hold a password"),
+        (["--backend", "tcp://*:1"], "--backend must name the host to connect to"),
+        (["-n", "many"], "--count must be a whole number"),
+    ],
+)
+def test_bad_input_starts_nothing(
+    falconas: Any, got: list[Settings], tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    (tmp_path / "workers").mkdir()
+    result = falconas("worker", *arguments)
+    assert result.code == 2
+    (line,) = result.err.splitlines()
+    assert words in line
+    assert "hidden" not in line
+    assert got == []

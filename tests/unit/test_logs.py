@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from falconas import logs
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def root() -> Iterator[logging.Logger]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield root
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.fixture
+def log() -> logging.Logger:
+    return logging.getLogger("falconas.test")
+
+
+def one(stream: io.StringIO) -> dict[str, object]:
+    (line,) = stream.getvalue().splitlines()
+    fields: dict[str, object] = json.loads(line)
+    return fields
+
+
+def test_a_pipe_gets_json(log: logging.Logger) -> None:
+    stream = io.StringIO()
+    logs.setup("info", "auto", stream)
+    log.info("served %s", "echo", extra={"script": "echo", "run_us": 12})
+    fields = one(stream)
+    assert str(fields.pop("ts")).endswith("Z")
+    assert fields == {
+        "level": "info",
+        "event": "served echo",
+        "logger": "falconas.test",
+        "script": "echo",
+        "run_us": 12,
+    }
+    assert list(one(stream))[:4] == ["ts", "level", "event", "logger"]
+
+
+def test_a_terminal_gets_text(log: logging.Logger) -> None:
+    stream = Terminal()
+    logs.setup("info", "auto", stream)
+    log.warning("lost", extra={"worker": "a/1", "reason": "killed by 9", "note": ""})
+    line = stream.getvalue()
+    assert line.endswith(
+        ' warning test: lost worker=a/1 reason="killed by 9" note=""\n'
+    )
+
+
+def test_the_format_can_be_told(log: logging.Logger) -> None:
+    terminal, pipe = Terminal(), io.StringIO()
+    logs.setup("info", "json", terminal)
+    log.info("a")
+    assert one(terminal)["event"] == "a"
+    logs.setup("info", "text", pipe)
+    log.info("b")
+    assert pipe.getvalue().endswith("test: b\n")
+
+
+def test_a_second_setup_replaces_the_first(
+    root: logging.Logger, log: logging.Logger
+) -> None:
+    first, second = io.StringIO(), io.StringIO()
+    logs.setup("debug", "json", first)
+    logs.setup("error", "json", second)
+    log.warning("not at this level")
+    log.error("seen")
+    assert first.getvalue() == ""
+    assert one(second)["event"] == "seen"
+    assert len(root.handlers) == 1
+
+
+def test_stderr_is_the_default(
+    log: logging.Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.setup()
+    log.info("there")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert json.loads(captured.err)["event"] == "there"
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("postgresql://me:s3cret@h/db", "postgresql://me:***@h/db"),
+        ("postgresql://:s3cret@h", "postgresql://:***@h"),
+        ("postgresql://me:s3@cr:et@h/db", "postgresql://me:***@h/db"),
+        ("postgresql://h/db?password=s3cret", "postgresql://h/db?password=***"),
+        ("host=h password=s3cret user=u", "host=h password=*** user=u"),
+        ("host=h PASSWORD = s3cret user=u", "host=h PASSWORD = *** user=u"),
+        (r"password='s3 c\'ret' user=u", "password=*** user=u"),
+        ("password='s3 cret", "password=***"),
+        (r"password=s3\ cret user=u", "password=*** user=u"),
+        ("sslpassword=s3cret", "sslpassword=***"),
+        ("PGPASSWORD=s3cret x", "PGPASSWORD=*** x"),
+        ("{'password': 's3cret'}", "{'password': '***"),
+    ],
+)
+def test_passwords_are_masked(text: str, masked: str) -> None:
+    assert logs.mask(text) == masked
+    assert logs.has_password(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "tcp://127.0.0.1:5570",
+        "postgresql://me@h:5432/db",
+        "host=h dbname=d",
+        "password authentication failed for user x",
+        "passfile=/x",
+        "service=prod",
+    ],
+)
+def test_other_texts_stay(text: str) -> None:
+    assert logs.mask(text) == text
+    assert not logs.has_password(text)
+
+
+@pytest.mark.parametrize("format_", ["json", "text"])
+def test_no_line_holds_a_password(format_: str, log: logging.Logger) -> None:
+    stream = io.StringIO()
+    logs.setup("info", format_, stream)
+    dsn = "host=h password='hidd en' dbname=d"
+    try:
+        raise ValueError(dsn)  # noqa: TRY301
+    except ValueError:
+        log.exception("bad %s", dsn, extra={"dsn": dsn, "options": {"a": dsn}})
+    log.info("x", extra={"db_password": "hidd en"})
+    log.info("x", stack_info=True)
+    assert "ValueError" in stream.getvalue()
+    assert "hidd" not in stream.getvalue()
+
+
+def test_extras_do_not_replace_the_keys_of_a_line(log: logging.Logger) -> None:
+    stream = io.StringIO()
+    logs.setup("info", "json", stream)
+    log.info("right", extra={"event": "other", "id": b"\x01\xff", "none": None})
+    fields = one(stream)
+    assert fields["event"] == "right"
+    assert fields["event_"] == "other"
+    assert fields["id"] == "01ff"
+    assert fields["none"] is None
+
+
+def test_an_exception_is_a_key_in_json_and_follows_in_text(log: logging.Logger) -> None:
+    stream = io.StringIO()
+    for format_ in ("json", "text"):
+        logs.setup("info", format_, stream)
+        try:
+            raise KeyError("k")  # noqa: TRY301
+        except KeyError:
+            log.exception("failed")
+    first, second, *rest = stream.getvalue().splitlines()
+    assert json.loads(first)["exception"].startswith("Traceback")
+    assert second.endswith("error   test: failed")
+    assert rest[0] == "    Traceback (most recent call last):"
+    assert rest[-1] == "    KeyError: 'k'"
+
+
+def test_a_text_cannot_steer_the_terminal(log: logging.Logger) -> None:
+    stream = io.StringIO()
+    logs.setup("info", "text", stream)
+    log.info("a\x1b[2Jb\nforged line", extra={"k": "\r\x07"})
+    (line,) = stream.getvalue().splitlines()
+    assert line.endswith(r"a\x1b[2Jb\nforged line k=\r\x07")
