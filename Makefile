@@ -35,7 +35,7 @@ bench: $(STAMP)
 
 # Stops what `make demo KEEP=1` left running, and removes generated data.
 clean:
-	@if [ -x $(BIN)/falconas ]; then $(BIN)/falconas demo --stop; fi
+	@if [ -x $(BIN)/falconas ]; then $(BIN)/falconas demo --clean; fi
 	@rm -rf .falconas build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 

@@ -10,7 +10,12 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "falconas"
 RINGS = ("unit", "integration")
 # Covered by the tests of the module named, which is the only one that uses it.
-COVERED_BY = {"broker/invariants.py": "unit/broker/test_machine.py"}
+COVERED_BY = {
+    "broker/admin.py": "integration/broker/test_loop.py",
+    "broker/invariants.py": "unit/broker/test_machine.py",
+    "cli/demo.py": "acceptance/test_demo.py",
+    "demo.py": "acceptance/test_demo.py",
+}
 
 MODULES = [
     path.relative_to(PACKAGE)

@@ -1,0 +1,317 @@
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+from falconas.broker.loop import BrokerLoop
+from falconas.codec import decode_value, encode_params, encode_value
+from falconas.config import StartError
+from falconas.errors import Code
+from falconas.protocol import (
+    COMMANDS,
+    Cancel,
+    Catalogue,
+    Disconnect,
+    Drain,
+    Heartbeat,
+    Hello,
+    Inspect,
+    Kind,
+    Lost,
+    Ping,
+    Pong,
+    Ready,
+    Register,
+    Reply,
+    Request,
+    Return,
+    Status,
+    Welcome,
+    decode,
+    encode,
+)
+from falconas.settings import Broker, Settings
+
+TIMEOUT = 10_000
+EVERYTHING = frozenset(COMMANDS)
+SUPERVISOR, WORKER, SESSION = b"s" * 16, b"w" * 16, b"c" * 16
+MANIFEST = {
+    "scripts": {
+        "echo": {"idempotent": True, "budget": None, "error": None},
+        "order": {"idempotent": False, "budget": 2.0, "error": None},
+    }
+}
+
+
+class Peer:
+    """A DEALER that speaks the protocol."""
+
+    def __init__(self, socket: Any) -> None:
+        self.socket = socket
+
+    def send(self, message: Any, body: bytes = b"") -> None:
+        self.socket.send_multipart([encode(message), body])
+
+    def receive(self, wanted: type[Any]) -> tuple[Any, Any]:
+        """Return the next message of a type; others are passed over."""
+        while True:
+            assert self.socket.poll(TIMEOUT), f"no {wanted.__name__}"
+            header, body = self.socket.recv_multipart()
+            message = decode(header, EVERYTHING)
+            if isinstance(message, wanted):
+                return message, decode_value(body)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    broker = Broker(
+        frontend=f"ipc://{tmp_path}/frontend",
+        backend=f"ipc://{tmp_path}/backend",
+        control=f"ipc://{tmp_path}/control",
+        worker_wait=0.05,
+        start_wait=0.0,
+    )
+    return dataclasses.replace(Settings(), broker=broker)
+
+
+@pytest.fixture
+def context() -> Iterator[zmq.Context[Any]]:
+    with zmq.Context() as fresh:
+        yield fresh
+
+
+@pytest.fixture
+def broker(settings: Settings) -> Iterator[BrokerLoop]:
+    loop = BrokerLoop(settings)
+    thread = threading.Thread(target=loop.run)
+    thread.start()
+    yield loop
+    if thread.is_alive():
+        with zmq.Context() as fresh:
+            peer = dial(fresh, settings.broker.control)
+            peer.send(Drain(b"end", {}))
+            thread.join()
+            peer.socket.close(linger=0)
+    loop.close()
+
+
+def dial(context: zmq.Context[Any], endpoint: str, kind: int = zmq.DEALER) -> Peer:
+    socket = context.socket(kind)
+    socket.linger = 1000
+    socket.connect(endpoint)
+    return Peer(socket)
+
+
+@pytest.fixture
+def peers(
+    broker: BrokerLoop, settings: Settings, context: zmq.Context[Any]
+) -> Iterator[tuple[Peer, Peer, Peer]]:
+    """A client, a worker that is ready, and its supervisor."""
+    control = dial(context, settings.broker.control)
+    control.send(
+        Register(SUPERVISOR, SUPERVISOR, "host", "m1", {"pid": 1}),
+        encode_value(MANIFEST),
+    )
+    control.receive(Welcome)
+    worker = dial(context, settings.broker.backend)
+    facts = {"host": "host", "index": 0, "pid": 2}
+    worker.send(Ready(WORKER, WORKER, SUPERVISOR, "default", "m1", "main", facts))
+    worker.receive(Welcome)
+    client = dial(context, settings.broker.frontend)
+    yield client, worker, control
+    for peer in (client, worker, control):
+        peer.socket.close(linger=0)
+
+
+def test_a_request_goes_to_the_worker_and_its_answer_back(
+    peers: tuple[Peer, Peer, Peer],
+) -> None:
+    client, worker, _ = peers
+    client.send(Hello(b"h", SESSION, {}))
+    welcome, owed = client.receive(Welcome)
+    assert (welcome.id, owed) == (b"h", [])
+
+    client.send(Request(b"1", "echo", 5.0, {"a": 1}), encode_params({"value": 7}))
+    request, params = worker.receive(Request)
+    assert (request.script, params) == ("echo", {"value": 7})
+    assert request.extras["origin"] == b"1"
+    assert request.extras["a"] == 1
+    assert request.id[:8] == welcome.epoch
+
+    large = "x" * 500_000
+    worker.send(Reply(request.id, Kind.OK, Code.OK, {}), encode_value(large))
+    reply, value = client.receive(Reply)
+    assert (reply.id, reply.kind, reply.code) == (b"1", Kind.OK, Code.OK)
+    assert value == large
+
+
+def test_a_req_socket_is_served_with_and_without_correlation(
+    peers: tuple[Peer, Peer, Peer], settings: Settings, context: zmq.Context[Any]
+) -> None:
+    _, worker, _ = peers
+    for correlate in (0, 1):
+        req = dial(context, settings.broker.frontend, zmq.REQ)
+        req.socket.setsockopt(zmq.REQ_CORRELATE, correlate)
+        req.send(Request("text id", "echo", 5.0, {}), encode_params({}))
+        request, _params = worker.receive(Request)
+        worker.send(Reply(request.id, Kind.OK, Code.OK, {}), encode_value("yes"))
+        reply, value = req.receive(Reply)
+        assert (reply.id, value) == ("text id", "yes")
+        req.socket.close()
+
+
+def test_the_little_commands(peers: tuple[Peer, Peer, Peer]) -> None:
+    client, worker, control = peers
+    for peer in peers:
+        peer.send(Ping(b"p", {}))
+        assert peer.receive(Pong)[0].id == b"p"
+    client.send(Catalogue(b"c", {}))
+    assert client.receive(Reply)[1] == MANIFEST
+    client.send(Catalogue(b"b", {"brief": True}))
+    brief = {"scripts": {"echo": True, "order": False}}
+    assert client.receive(Reply)[1] == brief
+    control.send(Heartbeat(SUPERVISOR, SUPERVISOR, {}), encode_value([WORKER]))
+    assert "now" in control.receive(Heartbeat)[0].extras
+    worker.send(Status(WORKER, False, {"reason": "no database"}))
+    worker.send(Ping(b"q", {}))
+    worker.receive(Pong)
+    control.send(Inspect(b"i", {}))
+    report = control.receive(Reply)[1]
+    (listed,) = report["workers"]
+    assert (listed["state"], listed["reason"]) == ("unready", "no database")
+    assert report["supervisors"][0]["workers"] == 1
+
+
+def test_what_a_worker_returns_is_handed_out_again(
+    peers: tuple[Peer, Peer, Peer],
+) -> None:
+    client, worker, _ = peers
+    client.send(Request(b"1", "order", 5.0, {}), encode_params({}))
+    request, _ = worker.receive(Request)
+
+    worker.send(Return(request.id, "not now", {}))
+    again, _ = worker.receive(Request)
+
+    assert again.id != request.id
+    assert again.extras["attempt"] == 1
+
+
+def test_a_cancel_reaches_the_worker_and_is_not_undone_by_a_return(
+    peers: tuple[Peer, Peer, Peer],
+) -> None:
+    client, worker, _ = peers
+    client.send(Request(b"1", "order", 5.0, {}), encode_params({}))
+    request, _ = worker.receive(Request)
+    client.send(Cancel(b"1", {}))
+    assert worker.receive(Cancel)[0].id == request.id
+
+    worker.send(Return(request.id, "cancelled", {}))
+    reply, error = client.receive(Reply)
+
+    assert reply.code == Code.CANCELLED
+    assert error["started"] == "no"
+
+
+def test_a_lost_worker_is_told_of_at_once(peers: tuple[Peer, Peer, Peer]) -> None:
+    client, worker, control = peers
+    client.send(Request(b"1", "order", 5.0, {}), encode_params({}))
+    request, _ = worker.receive(Request)
+
+    control.send(Lost(request.id, WORKER, "COMMIT", "killed by a test", {}))
+    reply, error = client.receive(Reply)
+
+    assert (reply.id, reply.code) == (b"1", Code.UNAVAILABLE)
+    assert error["started"] == "unknown"
+    assert "killed by a test" in error["message"]
+
+
+def test_a_worker_that_leaves_is_given_nothing(peers: tuple[Peer, Peer, Peer]) -> None:
+    client, worker, _ = peers
+    worker.send(Disconnect(WORKER, {}))
+    worker.send(Ping(b"q", {}))
+    worker.receive(Pong)
+
+    client.send(Request(b"1", "echo", 5.0, {}), encode_params({}))
+    reply, error = client.receive(Reply)
+
+    assert reply.code == Code.UNAVAILABLE
+    assert error["retry_safe"]
+
+
+def test_what_is_malformed_is_answered_or_counted(
+    peers: tuple[Peer, Peer, Peer],
+) -> None:
+    client, _, control = peers
+    client.socket.send_multipart([b"\xc1", b""])
+    client.socket.send_multipart([b"x", encode(Ping(b"1", {})), b""])
+    client.socket.send_multipart([b""] * 20)
+    client.send(Inspect(b"i", {}))
+    reply, _ = client.receive(Reply)
+    assert (reply.id, reply.code) == (b"i", Code.UNIMPLEMENTED)
+
+    control.send(Inspect(b"i", {}))
+    assert control.receive(Reply)[1]["counters"]["malformed"] == 4
+
+
+def test_a_fault_of_the_broker_is_one_error_and_not_its_end(
+    peers: tuple[Peer, Peer, Peer], broker: BrokerLoop, caplog: pytest.LogCaptureFixture
+) -> None:
+    client, worker, _ = peers
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    broker._handlers[Catalogue] = fail
+    client.send(Catalogue(b"c", {}))
+    assert client.receive(Reply)[0].code == Code.INTERNAL
+
+    client.send(Request(b"1", "echo", 5.0, {}), encode_params({}))
+    request, _ = worker.receive(Request)
+    worker.send(Reply(request.id, Kind.OK, Code.OK, {}), encode_value(1))
+    assert client.receive(Reply)[1] == 1
+    assert "internal error at Catalogue" in caplog.text
+
+
+def test_a_broker_that_drains_answers_first_and_then_ends(
+    peers: tuple[Peer, Peer, Peer],
+) -> None:
+    client, worker, control = peers
+    client.send(Request(b"1", "echo", 5.0, {}), encode_params({}))
+    request, _ = worker.receive(Request)
+    control.send(Drain(b"d", {}))
+    assert control.receive(Reply)[0].id == b"d"
+
+    client.send(Request(b"2", "echo", 5.0, {}), encode_params({}))
+    reply, _ = client.receive(Reply)
+    assert (reply.id, reply.code) == (b"2", Code.UNAVAILABLE)
+
+    worker.send(Reply(request.id, Kind.OK, Code.OK, {}), encode_value(1))
+    assert client.receive(Reply)[0].id == b"1"
+
+
+def test_a_second_broker_is_refused_and_the_first_one_unharmed(
+    peers: tuple[Peer, Peer, Peer], settings: Settings
+) -> None:
+    client, _, _ = peers
+
+    with pytest.raises(StartError, match="is in use"):
+        BrokerLoop(settings)
+
+    client.send(Ping(b"p", {}))
+    assert client.receive(Pong)[0].id == b"p"
+
+
+def test_each_broker_has_an_epoch_of_its_own(settings: Settings) -> None:
+    epochs = set()
+    for _ in range(2):
+        loop = BrokerLoop(settings)
+        epochs.add(loop.core.flow.epoch)
+        loop.close()
+
+    assert len(epochs) == 2
