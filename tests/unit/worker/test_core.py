@@ -334,6 +334,31 @@ def test_a_reply_of_an_earlier_epoch_is_not_sent_to_a_new_broker(answered: str) 
     assert core.take_work(NOW)
 
 
+def test_a_new_broker_hears_that_an_old_script_broke_the_connection() -> None:
+    """Its reply is of an earlier epoch and tells nobody; a STATUS does."""
+    core = busy()
+    core.connected(NOW)
+    welcome(core, OTHER)
+    core.request(request(1, epoch=OTHER), b"", NOW)
+    core.connection(sound=False, now=NOW, reason="gone")
+    answer(core)
+    returned, *rest = messages(core)
+    assert returned == Return(
+        dispatch(1, OTHER), "no database connection", {"ready": False}
+    )
+    assert rest == []
+    assert core.take_work(NOW) is None
+
+
+def test_without_a_request_waiting_that_takes_a_status() -> None:
+    core = busy()
+    core.connected(NOW)
+    welcome(core, OTHER)
+    core.connection(sound=False, now=NOW, reason="gone")
+    answer(core)
+    assert messages(core) == [Status(WORKER, False, {"reason": "gone"})]
+
+
 def test_what_waits_is_dropped_with_its_connection() -> None:
     """The READY does not list it, so the broker gives it to somebody."""
     core = serving()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -83,8 +85,6 @@ def test_answers_and_errors_are_counted(table: SlotTable) -> None:
 
 
 def test_another_mapping_of_the_file_sees_the_same(table: SlotTable) -> None:
-    import os
-
     other = SlotTable.attach(os.dup(table.fd), 3)
     table.slot(2).enter(State.COMMIT, B)
     assert other.slot(2).read().id == B
@@ -129,10 +129,8 @@ def test_a_worker_killed_while_it_commits_still_names_its_request(writes: int) -
     slot, cells = slot_killed_after(100)
     slot.enter(State.RUN, A, 1.0)
     cells.writes = writes
-    try:
+    with suppress(Killed):
         slot.enter(State.COMMIT)
-    except Killed:
-        pass
     assert slot.read().id == A
 
 

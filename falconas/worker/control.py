@@ -1,0 +1,247 @@
+"""The supervisor's dialogue with the broker, and the DEALER that workers use as well.
+
+A supervisor says REGISTER on each new connection and when the broker does not know
+it, once for each manifest in use; HEARTBEAT each second; LOST as soon as a worker is
+dead. Nothing here blocks.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+from collections import deque
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from falconas.codec import decode_value, encode_value
+from falconas.errors import error_for
+from falconas.protocol import (
+    HEADER_LIMIT,
+    Disconnect,
+    Heartbeat,
+    Lost,
+    Malformed,
+    Register,
+    Reply,
+    Welcome,
+    decode,
+    encode,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from falconas.protocol import Message
+
+HEARTBEAT_INTERVAL = 1.0
+DRAIN_LINGER = 1.0
+TURN = 100
+LOSSES = 1000
+
+log = logging.getLogger(__name__)
+
+_CONNECTED = zmq.Event.HANDSHAKE_SUCCEEDED
+_EVENTS = _CONNECTED | zmq.Event.DISCONNECTED
+_OPTIONS: dict[zmq.SocketOption, int] = {
+    zmq.IMMEDIATE: 1,  # without a connection, say so instead of queueing
+    zmq.LINGER: 0,
+    zmq.HEARTBEAT_IVL: 1000,
+    zmq.HEARTBEAT_TIMEOUT: 3000,
+    zmq.HEARTBEAT_TTL: 3000,
+    zmq.HANDSHAKE_IVL: 3000,
+    zmq.CONNECT_TIMEOUT: 3000,
+    zmq.RECONNECT_IVL: 100,
+    zmq.RECONNECT_IVL_MAX: 3000,
+    zmq.TCP_KEEPALIVE: 1,
+    zmq.TCP_KEEPALIVE_IDLE: 30,
+    zmq.TCP_KEEPALIVE_INTVL: 10,
+    zmq.TCP_KEEPALIVE_CNT: 3,
+}
+
+
+class Dealer:
+    """A DEALER to the broker, and the news of its connection; one to a process.
+
+    Args:
+        endpoint: Where the broker listens.
+        frame_bytes: The largest frame to accept.
+
+    Raises:
+        ValueError: The endpoint is none.
+    """
+
+    def __init__(self, endpoint: str, frame_bytes: int) -> None:
+        seed_routing_ids()
+        self._context = zmq.Context()
+        self.socket = self._context.socket(zmq.DEALER)
+        for option, value in _OPTIONS.items():
+            self.socket.set(option, value)
+        self.socket.set(zmq.MAXMSGSIZE, max(HEADER_LIMIT, frame_bytes))
+        self.monitor = self.socket.get_monitor_socket(_EVENTS)
+        self._poller = zmq.Poller()
+        self._poller.register(self.socket, zmq.POLLIN)
+        self._poller.register(self.monitor, zmq.POLLIN)
+        try:
+            self.socket.connect(endpoint)
+        except zmq.ZMQError as error:
+            self.close()
+            raise ValueError(f"cannot connect to {endpoint}: {error}") from None
+
+    def watch(self, fd: int) -> None:
+        """Let `wait` return when this file descriptor is readable."""
+        self._poller.register(fd, zmq.POLLIN)
+
+    def unwatch(self, fd: int) -> None:
+        """Undo `watch`."""
+        if fd in self._poller:
+            self._poller.unregister(fd)
+
+    def wait(self, timeout: float) -> set[int]:
+        """Wait for messages, news or watched files; return the readable files."""
+        events = self._poller.poll(ceil(max(0.0, timeout) * 1000))
+        return {ready for ready, _ in events if isinstance(ready, int)}
+
+    def messages(self, accept: frozenset[type[Any]]) -> Iterator[tuple[Any, bytes]]:
+        """Yield the messages that are there; what is not of the protocol is dropped."""
+        for _ in range(TURN):
+            try:
+                frames = self.socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            try:
+                header, body = frames
+                yield decode(header, accept), body
+            except (ValueError, Malformed) as error:
+                log.warning("dropped a message of the broker: %s", error)
+
+    def news(self) -> Iterator[bool]:
+        """Yield True for each new connection since the last call, False for a loss."""
+        while True:
+            try:
+                frames = self.monitor.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            yield parse_monitor_message(frames)["event"] == _CONNECTED
+
+    def send(self, message: Message, body: Any = b"") -> bool:
+        """Hand a message to ZeroMQ; False if there is no connection to take it."""
+        try:
+            self.socket.send_multipart((encode(message), body), zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        return True
+
+    def close(self, linger: float = 0.0) -> None:
+        """Close the connection; what was sent has `linger` seconds to leave."""
+        self.socket.disable_monitor()
+        self.monitor.close(0)
+        self.socket.close(round(linger * 1000))
+        self._context.term()
+
+
+class Control:
+    """What the broker is told about this supervisor and its workers.
+
+    Args:
+        endpoint: The broker's control endpoint.
+        supervisor: This supervisor's uuid.
+        host: The name of this machine.
+        facts: What else REGISTER says.
+    """
+
+    def __init__(
+        self, endpoint: str, supervisor: bytes, host: str, facts: dict[str, Any]
+    ) -> None:
+        self.dealer = Dealer(endpoint, HEADER_LIMIT)
+        self.epoch = b""
+        self._supervisor = supervisor
+        self._host = host
+        self._facts = facts
+        self._manifests: dict[str, bytes] = {}
+        self._welcomed = False
+        self._beat_at = 0.0
+        self._losses: deque[Lost] = deque(maxlen=LOSSES)
+
+    def offer(self, manifest: str, body: bytes) -> None:
+        """Make the scripts of a zygote known."""
+        self._manifests.pop(manifest, None)  # the newest is registered last
+        self._manifests[manifest] = body
+        self._register([manifest])
+
+    def retain(self, manifests: Iterable[str]) -> None:
+        """Forget the manifests that no worker has any more."""
+        for manifest in self._manifests.keys() - set(manifests):
+            del self._manifests[manifest]
+
+    def lost(self, worker: bytes, id_: bytes, state: str, reason: str) -> None:
+        """Report a dead worker, now or as soon as the broker is there again."""
+        self._losses.append(Lost(id_, worker, state, reason, {}))
+        self._report()
+
+    def tend(self, workers: list[bytes], now: float) -> None:
+        """Take in what came, and send what is due; `workers` are alive."""
+        for message, body in self.dealer.messages(_ACCEPTED):
+            self._receive(message, body)
+        for connected in self.dealer.news():
+            self._welcomed = False
+            if connected:
+                self._register(self._manifests)
+        if now >= self._beat_at:
+            self._beat_at = now + HEARTBEAT_INTERVAL
+            beat = Heartbeat(self._supervisor, self._supervisor, {})
+            self.dealer.send(beat, encode_value(workers))
+
+    def wake_at(self) -> float:
+        """Return when `tend` has work next, if nothing comes before."""
+        return self._beat_at
+
+    def close(self) -> None:
+        """Say goodbye."""
+        self._report()
+        self.dealer.send(Disconnect(self._supervisor, {}))
+        self.dealer.close(DRAIN_LINGER)
+
+    def _receive(self, message: Any, body: bytes) -> None:
+        if isinstance(message, Reply):
+            error = error_for(message.code, decode_value(body))
+            log.error("the broker refused this supervisor: %s", error.message)
+        if not isinstance(message, Welcome):
+            return
+        if message.id != self._supervisor:
+            self._register(self._manifests)
+            return
+        if message.epoch != self.epoch:
+            if self.epoch:  # a new broker knows nothing of these requests
+                self._losses.clear()
+            self.epoch = message.epoch
+            log.info("registered with the broker")
+        self._welcomed = True
+        self._report()
+
+    def _register(self, manifests: Iterable[str]) -> None:
+        for manifest in manifests:
+            register = Register(
+                self._supervisor, self._supervisor, self._host, manifest, self._facts
+            )
+            self.dealer.send(register, self._manifests[manifest])
+
+    def _report(self) -> None:
+        while self._losses and self._welcomed:
+            if not self.dealer.send(self._losses[0]):
+                return
+            self._losses.popleft()
+
+
+_ACCEPTED: frozenset[type[Any]] = frozenset({Welcome, Heartbeat, Reply})
+
+
+def seed_routing_ids() -> None:
+    """Make this process's automatic routing ids differ from any other's.
+
+    libzmq draws them from libc's random(), which starts alike in each process.
+    """
+    ctypes.CDLL(None).srandom(int.from_bytes(os.urandom(4), "little"))

@@ -1,0 +1,314 @@
+"""A worker's side of the dialogue with the broker, without I/O.
+
+One method for each thing that can happen; `now` comes in, messages to send come out
+of `take_sends()`. The rules:
+
+* The worker answers only between the WELCOME that answers its last READY and the loss
+  of that connection, and takes requests only then: so nothing of an earlier epoch
+  reaches a new broker, and nothing runs that a broker has taken back because a READY
+  did not list it.
+* The last answer, REPLY or RETURN, is kept until the next request comes, which proves
+  that it arrived. Until then READY lists it as `holding`, and it is sent again after
+  a WELCOME of the same epoch.
+* What was not started and will not be goes back by RETURN, or is refused as late.
+* Deadlines arrive on the broker's clock. Each `now` of the broker that was seen is a
+  sample of the clocks' distance; transit only ever makes it too small, so the largest
+  is the best. It is discounted slowly, for clocks drift.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from falconas.codec import encode_value
+from falconas.errors import Cancelled, Code, DeadlineExceeded, FalconError
+from falconas.protocol import (
+    BUDGET_LIMIT,
+    Cancel,
+    Disconnect,
+    Extras,
+    Kind,
+    Ready,
+    Reply,
+    Request,
+    Return,
+    Status,
+    Welcome,
+)
+
+if TYPE_CHECKING:
+    from falconas.protocol import Message
+
+EPOCH_BYTES = 8
+DISPATCH_BYTES = 16
+DRIFT = 1e-4
+RETRY_INTERVAL = 0.5
+WELCOME_TIMEOUT = 10.0
+STATUS_INTERVAL = 5.0
+
+
+class Send(NamedTuple):
+    """A message to put on the wire."""
+
+    message: Message
+    body: Any
+
+
+class Work(NamedTuple):
+    """A request to run now; `deadline` is on the local clock."""
+
+    request: Request
+    body: Any
+    deadline: float
+
+
+class WorkerCore:
+    """State of one worker.
+
+    Args:
+        ready: The READY to introduce this worker with, whose extras hold its facts
+            (pid, host, index); `ready` and `holding` are added to them.
+        name: The worker's name for people.
+    """
+
+    def __init__(self, ready: Ready, name: str) -> None:
+        self.name = name
+        self.epoch = b""
+        self.welcomed = False
+        self.sound = False
+        self.draining = False
+        self.drained = False
+        self.counters: dict[str, int] = {}
+        self._ready = ready
+        self._introductions = 0
+        self._introduction = b""
+        self._reason = ""
+        self._announced = False
+        self._waiting: dict[bytes, tuple[Request, Any]] = {}
+        self._running = b""
+        self._last: tuple[Reply | Return, Any] | None = None
+        self._offset = -inf
+        self._offset_at = 0.0
+        self._ready_at = inf
+        self._status_at = inf
+        self._sends: list[Send] = []
+
+    # What happens to the connection
+
+    def connected(self, now: float) -> None:
+        """Introduce this worker: there is a broker, perhaps another than before."""
+        self._silence()
+        self._introductions += 1
+        self._introduction = self._ready.worker + self._introductions.to_bytes(8, "big")
+        holding = [self._running] if self._running else []
+        if self._last is not None:
+            holding.append(_dispatch(self._last[0]))
+        extras = {**self._ready.extras, "ready": self._able, "holding": holding}
+        self._announced = self._able
+        self._ready_at = now + WELCOME_TIMEOUT
+        ready = self._ready._replace(id=self._introduction, extras=extras)
+        self._send(ready, b"", now)
+
+    def disconnected(self, now: float) -> None:
+        """Be silent until there is a broker again."""
+        self._silence()
+        self._ready_at = now + RETRY_INTERVAL
+
+    def unsent(self, now: float) -> None:
+        """Note that a message could not be sent: there is no connection."""
+        self._count("unsent")
+        self.disconnected(now)
+
+    def welcome(self, welcome: Welcome, now: float) -> None:
+        """Take the broker's epoch and clock; under a foreign id, introduce again."""
+        if welcome.id != self._introduction:
+            if self.welcomed:
+                self.connected(now)
+            return
+        if welcome.epoch != self.epoch:
+            self.epoch = welcome.epoch
+            self._last = None
+            self._offset = -inf
+        self._sample(welcome.now, now)
+        self.welcomed = True
+        self._ready_at = inf
+        self._send_last(now)
+        self._announce(now)
+
+    # What the broker wants
+
+    def request(self, request: Request, body: Any, now: float) -> None:
+        """Take a request in hand."""
+        id_ = request.id
+        if type(id_) is not bytes or len(id_) != DISPATCH_BYTES:
+            self._count("malformed")
+        elif not self.welcomed or id_[:EPOCH_BYTES] != self.epoch:
+            self._count("strays")
+        elif id_ in self._waiting or id_ == self._running:
+            self._count("duplicates")
+        else:
+            self._sample(request.extras.get("now"), now)
+            self._waiting[id_] = (request, body)
+            if not self._able:
+                self._return_waiting(now)
+
+    def cancel(self, cancel: Cancel, now: float) -> None:
+        """Drop a request that was not started; what runs, runs on."""
+        if isinstance(cancel.id, bytes) and cancel.id in self._waiting:
+            del self._waiting[cancel.id]
+            self._refuse(cancel.id, Cancelled(retry_safe=True), now)
+
+    # What the worker does
+
+    def take_work(self, now: float) -> Work | None:
+        """Return the next request to run; it counts as started from here on."""
+        while self._waiting and self._able and not self._running:
+            id_ = next(iter(self._waiting))
+            request, body = self._waiting.pop(id_)
+            deadline = now + BUDGET_LIMIT
+            if request.budget is not None:
+                deadline = request.budget - self._offset
+            if deadline > now:
+                self._running, self._last = id_, None
+                return Work(request, body, deadline)
+            self._count("late")
+            text = f"the request reached its worker {now - deadline:.3f} s too late"
+            self._refuse(id_, DeadlineExceeded(text, retry_safe=True), now)
+        return None
+
+    def replied(
+        self, kind: Kind, code: Code, body: Any, extras: Extras, now: float
+    ) -> None:
+        """Answer the running request; call `connection` first if that broke."""
+        id_, self._running = self._running, b""
+        self._answer(Reply(id_, kind, code, {**extras, "worker": self.name}), body, now)
+        self._ended(now)
+
+    def returned(self, reason: str, now: float) -> None:
+        """Give back the running request, whose script did not begin."""
+        id_, self._running = self._running, b""
+        self._answer(Return(id_, reason, {}), b"", now)
+        self._ended(now)
+
+    def connection(self, *, sound: bool, now: float, reason: str = "") -> None:
+        """Note whether the database connection is sound."""
+        self.sound = sound
+        self._reason = "" if sound else reason
+        if not self._running:  # else its answer says so
+            self._announce(now)
+        if not sound:
+            self._return_waiting(now)
+
+    def drain(self, now: float) -> None:
+        """Finish the running request, give back the others, leave."""
+        if not self.draining:
+            self.draining = True
+            if not self._running:
+                self._leave(now)
+
+    # Time, and what comes out
+
+    def tick(self, now: float) -> None:
+        """Do what is due; call it at `wake_at()` at the latest."""
+        if now >= self._ready_at:
+            self.connected(now)
+        elif self.welcomed and now >= self._status_at:
+            # A broker that took this worker for lost answers "introduce yourself".
+            self._status(now)
+
+    def wake_at(self) -> float:
+        """Return when `tick` has work next, if nothing happens before."""
+        return min(self._ready_at, self._status_at if self.welcomed else inf)
+
+    def take_sends(self) -> list[Send]:
+        """Return the messages to send, in order, and forget them."""
+        sends, self._sends = self._sends, []
+        return sends
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError unless the state is sound."""
+        assert self._running not in self._waiting
+        assert not self._waiting or (self.welcomed and self._able)
+        assert not self.drained or (self.draining and not self._running)
+        for send in self._sends:
+            if isinstance(send.message, Reply | Return):
+                assert _dispatch(send.message)[:EPOCH_BYTES] == self.epoch
+            assert self.welcomed or isinstance(send.message, Ready | Disconnect)
+
+    @property
+    def _able(self) -> bool:
+        return self.sound and not self.draining
+
+    def _silence(self) -> None:
+        """Stop speaking; what waits is dropped, for the next READY will not list it."""
+        self.welcomed = False
+        self._sends.clear()
+        self._waiting.clear()
+
+    def _announce(self, now: float) -> None:
+        if self.welcomed and self._announced != self._able:
+            self._status(now)
+
+    def _status(self, now: float) -> None:
+        reason = "draining" if self.draining else self._reason
+        self._announced = self._able
+        extras = {"reason": reason} if reason else {}
+        self._send(Status(self._ready.worker, self._able, extras), b"", now)
+
+    def _refuse(self, id_: bytes, error: FalconError, now: float) -> None:
+        extras = {"worker": self.name, "node": self._ready.node}
+        body = encode_value(error.body())
+        self._answer(Reply(id_, Kind.ERROR, error.code, extras), body, now)
+
+    def _answer(self, answer: Reply | Return, body: Any, now: float) -> None:
+        if _dispatch(answer)[:EPOCH_BYTES] != self.epoch:
+            self._count("stale_answers")
+            return
+        self._last = (answer, body)
+        self._send_last(now)
+
+    def _send_last(self, now: float) -> None:
+        if self._last is None or not self.welcomed:
+            return
+        answer, body = self._last
+        if not self._able:  # an answer can say so; that it can again, STATUS says
+            answer = answer._replace(extras={**answer.extras, "ready": False})
+            self._announced = False
+        self._send(answer, body, now)
+
+    def _ended(self, now: float) -> None:
+        if self.draining:
+            self._leave(now)
+        else:
+            self._announce(now)  # an answer of an earlier epoch told nobody
+
+    def _return_waiting(self, now: float) -> None:
+        reason = "draining" if self.draining else "no database connection"
+        for id_ in self._waiting:
+            self._answer(Return(id_, reason, {}), b"", now)
+        self._waiting.clear()
+
+    def _leave(self, now: float) -> None:
+        self._return_waiting(now)
+        if self.welcomed or self._last is None:  # DISCONNECT says: I hold nothing
+            self._send(Disconnect(self._ready.worker, {}), b"", now)
+        self.drained = True
+
+    def _sample(self, broker_now: Any, now: float) -> None:
+        if type(broker_now) in (int, float):
+            faded = self._offset - DRIFT * (now - self._offset_at)
+            self._offset = max(faded, broker_now - now)
+            self._offset_at = now
+
+    def _send(self, message: Message, body: Any, now: float) -> None:
+        self._status_at = now + STATUS_INTERVAL
+        self._sends.append(Send(message, body))
+
+    def _count(self, name: str) -> None:
+        self.counters[name] = self.counters.get(name, 0) + 1
+
+
+def _dispatch(answer: Reply | Return) -> bytes:
+    assert isinstance(answer.id, bytes)
+    return answer.id

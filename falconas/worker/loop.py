@@ -1,0 +1,299 @@
+"""A worker process: one thread that polls broker, connection news and database.
+
+What to say is decided in `core`, how a script runs in `runner`; here messages are
+moved, and a database connection that dies is replaced before a request meets it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import signal
+import socket
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Protocol
+
+from falconas.database.session import ConnectFailed, InvalidDsn, Session
+from falconas.protocol import HEADER_LIMIT, Cancel, Ready, Request, Welcome
+from falconas.worker.control import DRAIN_LINGER, Dealer
+from falconas.worker.core import WorkerCore
+from falconas.worker.policy import Backoff
+from falconas.worker.runner import Outcome, Runner
+from falconas.worker.slot import Slot, State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from falconas.config import Settings
+    from falconas.worker.core import Work
+    from falconas.worker.scripts import Library
+
+PARAMS_BYTES = 64 << 20  # at least; the broker decides what it lets through
+REASON_LENGTH = 200
+STEADY = 1.0
+
+log = logging.getLogger(__name__)
+
+_ACCEPTED: frozenset[type[Any]] = frozenset({Welcome, Request, Cancel})
+
+
+class Connection(Protocol):
+    """A `Session`."""
+
+    sound: bool
+
+    def fileno(self) -> int:
+        """Return the socket to poll."""
+
+    def check(self) -> bool:
+        """Tell whether the connection, found readable while idle, is sound."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
+class Serving(Protocol):
+    """A `Runner` on the connection that it was last given."""
+
+    result_bytes: int
+
+    def run(self, request: Request, body: bytes, deadline: float) -> Outcome:
+        """Run the script."""
+
+    def reset(self) -> bool:
+        """Make the connection as new; False: it must be replaced."""
+
+
+class WorkerLoop:
+    """Moves messages between broker, core and runner.
+
+    Args:
+        core: What to say.
+        dealer: The connection to the broker.
+        slot: What the supervisor reads when this process is dead.
+        connect: Opens a database connection or raises `ConnectFailed`.
+        serve_on: Returns the runner for a connection.
+    """
+
+    def __init__(
+        self,
+        core: WorkerCore,
+        dealer: Dealer,
+        slot: Slot,
+        connect: Callable[[], Connection],
+        serve_on: Callable[[Connection], Serving],
+    ) -> None:
+        self._core = core
+        self._dealer = dealer
+        self._slot = slot
+        self._connect = connect
+        self._serve_on = serve_on
+        self._connection: Connection | None = None
+        self._runner: Serving | None = None
+        self._watched = -1
+        self._backoff = Backoff(0.05, 5.0, random.random)
+        self._connect_at = 0.0
+        self._connected_at = 0.0
+        self._trouble = ""
+        self._result_bytes = 0
+        self._stopping = False
+        self._wakeup, self._waker = socket.socketpair()
+        for end in (self._wakeup, self._waker):
+            end.setblocking(False)
+        dealer.watch(self._wakeup.fileno())
+
+    @property
+    def wakeup_fd(self) -> int:
+        """Return what a signal writes to, so that `run` looks at it."""
+        return self._waker.fileno()
+
+    def stop(self) -> None:
+        """Finish the running request, give back the others, and end `run`."""
+        self._stopping = True
+        self._waker.send(b"\0")
+
+    def run(self) -> None:
+        """Serve until told to stop."""
+        try:
+            self._tend_connection(monotonic())  # READY says whether it is there
+            self._slot.enter(State.IDLE)
+            while not self._core.drained:
+                self._turn()
+        finally:
+            if self._connection is not None:
+                self._connection.close()
+            self._dealer.close(DRAIN_LINGER)
+            self._wakeup.close()
+            self._waker.close()
+
+    def _turn(self) -> None:
+        due = self._core.wake_at()
+        if self._connection is None:
+            due = min(due, self._connect_at)
+        ready = self._dealer.wait(min(due - monotonic(), 60.0))
+        if self._wakeup.fileno() in ready:
+            self._wakeup.recv(4096)
+        # Before any request meets it: an idle connection is readable when it is dead.
+        if self._watched in ready:
+            self._check_connection()
+        self._receive()
+        while work := self._core.take_work(monotonic()):
+            self._serve(work)
+            self._receive()
+        now = monotonic()
+        if self._stopping:
+            self._core.drain(now)
+        else:
+            self._tend_connection(now)
+        self._core.tick(now)
+        self._flush()
+
+    # The broker
+
+    def _receive(self) -> None:
+        """Take in messages first: news of a reconnection drop what still waits."""
+        for message, body in self._dealer.messages(_ACCEPTED):
+            now = monotonic()
+            if isinstance(message, Request):
+                self._core.request(message, body, now)
+            elif isinstance(message, Cancel):
+                self._core.cancel(message, now)
+            else:
+                self._core.welcome(message, now)
+                self._limit(message)
+        for connected in self._dealer.news():
+            if connected:
+                self._core.connected(monotonic())
+            else:
+                self._core.disconnected(monotonic())
+        self._flush()
+
+    def _flush(self) -> None:
+        for message, body in self._core.take_sends():
+            if not self._dealer.send(message, body):
+                self._core.unsent(monotonic())
+                return
+
+    def _limit(self, welcome: Welcome) -> None:
+        limits = welcome.extras.get("limits")
+        limit = limits.get("result_bytes") if isinstance(limits, dict) else None
+        if isinstance(limit, int):
+            self._result_bytes = limit
+            if self._runner is not None:
+                self._runner.result_bytes = limit
+
+    def _serve(self, work: Work) -> None:
+        assert self._runner is not None
+        assert self._connection is not None
+        outcome = self._runner.run(work.request, work.body, work.deadline)
+        # A broker that came meanwhile hears who this is before it hears an answer.
+        self._receive()
+        now = monotonic()
+        if not self._connection.sound:
+            self._core.connection(sound=False, now=now, reason="connection lost")
+        if self._stopping:
+            self._core.drain(now)
+        if outcome.returnable:
+            self._core.returned("no database connection", now)
+        else:
+            kind, code, body, extras, _ = outcome
+            self._core.replied(kind, code, body, extras, now)
+            self._slot.count(error=code != 0)
+        self._flush()
+        if not self._runner.reset():
+            self._drop_connection("it could not be reset", monotonic(), planned=True)
+        self._slot.enter(State.IDLE)
+
+    # The database
+
+    def _tend_connection(self, now: float) -> None:
+        """Connect if there is no connection and it is time to try."""
+        if self._connection is not None or now < self._connect_at:
+            return
+        try:
+            self._connection = self._connect()
+        except (ConnectFailed, InvalidDsn) as error:
+            now = monotonic()
+            self._connect_at = now + self._backoff.next()
+            self._complain(f"no database connection: {error}", now)
+            return
+        self._runner = self._serve_on(self._connection)
+        if self._result_bytes:
+            self._runner.result_bytes = self._result_bytes
+        self._watched = self._connection.fileno()
+        self._dealer.watch(self._watched)
+        self._connected_at = monotonic()
+        if self._trouble:
+            log.info("connected to the database")
+            self._trouble = ""
+        self._core.connection(sound=True, now=self._connected_at)
+
+    def _check_connection(self) -> None:
+        """Find out why an idle connection is readable: a notice, or its end."""
+        if self._connection is not None and not self._connection.check():
+            self._drop_connection("database connection lost", monotonic())
+
+    def _drop_connection(
+        self, reason: str, now: float, *, planned: bool = False
+    ) -> None:
+        assert self._connection is not None
+        self._dealer.unwatch(self._watched)
+        self._watched = -1
+        self._connection.close()
+        self._connection = self._runner = None
+        if now - self._connected_at >= STEADY:
+            self._backoff.reset()
+        if planned:
+            self._connect_at = now
+            self._core.connection(sound=False, now=now, reason=reason)
+        else:
+            self._connect_at = now + self._backoff.next()
+            self._complain(reason, now)
+
+    def _complain(self, trouble: str, now: float) -> None:
+        if trouble != self._trouble:  # once, not at each attempt
+            self._trouble = trouble
+            log.warning("%s", trouble)
+        self._core.connection(sound=False, now=now, reason=trouble[:REASON_LENGTH])
+
+
+def main(
+    settings: Settings,
+    library: Library,
+    slot: Slot,
+    *,
+    worker: bytes,
+    supervisor: bytes,
+    place: int,
+) -> int:
+    """Be the worker `worker` until SIGTERM; return the exit code."""
+    host = socket.gethostname()
+    name = f"{host}/{place}"
+    node = settings.database.node
+    facts = {"pid": os.getpid(), "host": host, "index": place, "name": name}
+    group = settings.worker.group
+    ready = Ready(worker, worker, supervisor, group, library.hash, node, facts)
+    frame_bytes = max(PARAMS_BYTES, settings.broker.params_bytes, HEADER_LIMIT)
+
+    def connect() -> Session:
+        application = f"falconas/{name}"
+        return Session.connect(settings.database.dsn, application_name=application)
+
+    def serve_on(session: Any) -> Runner:
+        limit = settings.broker.result_bytes
+        return Runner(library, session, slot, node=node, result_bytes=limit)
+
+    loop = WorkerLoop(
+        WorkerCore(ready, name),
+        Dealer(settings.worker.backend, frame_bytes),
+        slot,
+        connect,
+        serve_on,
+    )
+
+    signal.signal(signal.SIGTERM, lambda *_: loop.stop())
+    signal.set_wakeup_fd(loop.wakeup_fd, warn_on_full_buffer=False)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    loop.run()
+    return 0

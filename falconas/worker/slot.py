@@ -1,0 +1,153 @@
+"""What each worker is doing, in memory that it shares with its supervisor.
+
+A worker writes its slot, the supervisor reads it, above all when the worker is dead:
+then the slot is the only witness of what had been started. Cells are aligned and 64
+bits wide, so that no cell is ever torn, under a sequence number that is odd while the
+worker writes.
+
+The id of the last request that was started stays until the next one starts, also in
+the states RESET and IDLE: a reply that was handed to ZeroMQ may die with the process.
+It is written before the state, so that a worker killed between two cells never shows
+state RUN with another request's id.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from enum import IntEnum
+from typing import NamedTuple
+
+CELLS = 16  # two cache lines; those not named below are free
+SLOT_BYTES = 8 * CELLS
+ID_BYTES = 16
+READS = 64
+
+_SEQUENCE, _STATE, _ID_HIGH, _ID_LOW, _DEADLINE, _SERVED, _ERRORS, _PID = range(8)
+
+
+class State(IntEnum):
+    """What a worker is doing."""
+
+    BOOT = 0
+    IDLE = 1
+    RUN = 2
+    COMMIT = 3
+    REPLY = 4
+    RESET = 5
+
+
+class Snapshot(NamedTuple):
+    """A slot at one moment.
+
+    Attributes:
+        state: What the worker does, or did when it died.
+        id: The request that it started last, empty if none yet.
+        deadline: That request's, on this machine's monotonic clock.
+        served: Requests that it answered.
+        errors: How many of them with an error.
+        pid: Its process, 0 if none has come up yet.
+        torn: The worker died, or still was, in the middle of writing.
+    """
+
+    state: State
+    id: bytes
+    deadline: float
+    served: int
+    errors: int
+    pid: int
+    torn: bool
+
+
+class Slot:
+    """One worker's cells; only one process may write them."""
+
+    def __init__(self, cells: memoryview) -> None:
+        self._cells = cells
+
+    def clear(self, pid: int = 0) -> None:
+        """Begin a new life in state BOOT; nothing was started yet."""
+        self._write(dict.fromkeys(range(_STATE, _PID), 0) | {_PID: pid})
+
+    def enter(self, state: State, id: bytes = b"", deadline: float = 0.0) -> None:  # noqa: A002
+        """Note the state; with an id, also the request that it is about."""
+        cells = self._cells
+        sequence = cells[_SEQUENCE] | 1
+        cells[_SEQUENCE] = sequence
+        if id:
+            cells[_ID_HIGH], cells[_ID_LOW] = struct.unpack(">QQ", id)
+            cells[_DEADLINE] = struct.unpack("=Q", struct.pack("=d", deadline))[0]
+        cells[_STATE] = state
+        cells[_SEQUENCE] = sequence + 1
+
+    def count(self, *, error: bool) -> None:
+        """Count an answered request."""
+        cells = self._cells
+        self._write({_SERVED: cells[_SERVED] + 1, _ERRORS: cells[_ERRORS] + int(error)})
+
+    def read(self) -> Snapshot:
+        """Return what the slot says, consistent unless it says `torn`."""
+        cells = self._cells.tolist()
+        for _ in range(READS):
+            again = self._cells.tolist()
+            if again == cells and not cells[_SEQUENCE] & 1:
+                return self._snapshot(cells, torn=False)
+            cells = again
+        return self._snapshot(cells, torn=True)
+
+    def _write(self, values: dict[int, int]) -> None:
+        cells = self._cells
+        sequence = cells[_SEQUENCE] | 1
+        cells[_SEQUENCE] = sequence
+        for index, value in values.items():
+            cells[index] = value
+        cells[_SEQUENCE] = sequence + 1
+
+    @staticmethod
+    def _snapshot(cells: list[int], *, torn: bool) -> Snapshot:
+        id_ = struct.pack(">QQ", cells[_ID_HIGH], cells[_ID_LOW])
+        (deadline,) = struct.unpack("=d", struct.pack("=Q", cells[_DEADLINE]))
+        return Snapshot(
+            State(cells[_STATE]),
+            id_ if any(id_) else b"",
+            deadline,
+            cells[_SERVED],
+            cells[_ERRORS],
+            cells[_PID],
+            torn,
+        )
+
+
+class SlotTable:
+    """The slots of one supervisor's workers, in an anonymous file."""
+
+    def __init__(self, fd: int, count: int) -> None:
+        self.fd = fd
+        self._memory = mmap.mmap(fd, max(1, count) * SLOT_BYTES)
+        self._view = memoryview(self._memory)
+        self._cells = self._view.cast("Q")
+        self._slots = [self._cells[i * CELLS : (i + 1) * CELLS] for i in range(count)]
+
+    @classmethod
+    def create(cls, count: int) -> SlotTable:
+        """Make a table; its `fd` is what other processes attach to."""
+        fd = os.memfd_create("falconas-slots", os.MFD_CLOEXEC)
+        os.ftruncate(fd, max(1, count) * SLOT_BYTES)
+        return cls(fd, count)
+
+    @classmethod
+    def attach(cls, fd: int, count: int) -> SlotTable:
+        """Map the table that another process made."""
+        return cls(fd, count)
+
+    def slot(self, index: int) -> Slot:
+        """Return the slot of the worker at `index`."""
+        return Slot(self._slots[index])
+
+    def close(self) -> None:
+        """Unmap the table and close its file."""
+        for view in (*self._slots, self._cells, self._view):
+            view.release()
+        self._memory.close()
+        os.close(self.fd)

@@ -1,0 +1,279 @@
+"""The process that workers are forked from.
+
+It has the scripts loaded and nothing else: no thread, no connection, no ZeroMQ
+context, for none of these survives a fork. It forks twice, so that the worker's parent
+is the supervisor, which reaps it; a worker lives on when its zygote ends.
+
+Only messages travel between the two, over a socket pair; the configuration too, for
+it may hold a password and arguments are public.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from contextlib import suppress
+from pathlib import Path
+from time import sleep
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from falconas import logs
+from falconas.codec import encode_value
+from falconas.config import Settings
+from falconas.worker.slot import SlotTable
+
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from falconas.worker.scripts import Library
+
+PR_SET_PDEATHSIG = 1
+MESSAGE_BYTES = 1 << 16
+CHUNK_BYTES = 1 << 15
+
+log = logging.getLogger(__name__)
+
+
+class Boot(msgspec.Struct, tag=True, frozen=True):
+    """Supervisor to zygote, first: what to be."""
+
+    settings: Settings
+    supervisor: bytes
+    pid: int
+    count: int
+
+
+class Spawn(msgspec.Struct, tag=True, frozen=True):
+    """Supervisor to zygote: fork a worker into the slot at `place`."""
+
+    place: int
+    worker: bytes
+
+
+class Manifest(msgspec.Struct, tag=True, frozen=True):
+    """Zygote to supervisor: a part of the manifest, the last one unless `more`."""
+
+    hash: str
+    part: bytes
+    more: bool
+
+
+class Failed(msgspec.Struct, tag=True, frozen=True):
+    """Zygote to supervisor: it cannot load the scripts."""
+
+    reason: str
+
+
+class Spawned(msgspec.Struct, tag=True, frozen=True):
+    """Worker to supervisor, over the zygote's channel: I am, and you reap me."""
+
+    worker: bytes
+    pid: int
+
+
+Message = Boot | Spawn | Manifest | Failed | Spawned
+
+
+class Channel:
+    """Whole messages over one end of a socket pair."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+        self._decoder = msgspec.msgpack.Decoder(Message)
+
+    @classmethod
+    def pair(cls) -> tuple[Channel, socket.socket]:
+        """Make the supervisor's end, which never blocks, and the zygote's socket."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        return cls(ours), theirs
+
+    def fileno(self) -> int:
+        """Return the file descriptor to poll."""
+        return self._end.fileno()
+
+    def send(self, message: Message) -> None:
+        """Send a message.
+
+        Raises:
+            OSError: The other side is gone, or (supervisor) does not read.
+        """
+        self._end.send(msgspec.msgpack.encode(message))
+
+    def receive(self) -> Message | None:
+        """Return the next message, None if the other side is gone.
+
+        Raises:
+            BlockingIOError: (supervisor) there is none at present.
+        """
+        while True:
+            try:
+                data = self._end.recv(MESSAGE_BYTES)
+            except ConnectionResetError:
+                continue  # said once, and before what had come
+            return self._decoder.decode(data) if data else None
+
+    def finish(self) -> list[Message]:
+        """Accept nothing more, return what had come, and close.
+
+        Whoever tries to send from now on fails: so no worker comes alive unknown.
+        """
+        self._end.shutdown(socket.SHUT_RD)
+        rest = []
+        while (message := self.receive()) is not None:
+            rest.append(message)
+        self.close()
+        return rest
+
+    def close(self) -> None:
+        """Close this end."""
+        self._end.close()
+
+
+class ZygoteProcess(NamedTuple):
+    """What a zygote needs to fork workers."""
+
+    channel: Channel
+    boot: Boot
+    library: Library
+    slots: SlotTable
+
+
+def main(channel_fd: int, slots_fd: int) -> int:
+    """Load the scripts and fork workers until the supervisor is gone."""
+    for fd in (channel_fd, slots_fd):
+        os.set_inheritable(fd, False)
+    # The supervisor decides when to end. A worker takes SIGTERM once it can.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    channel = Channel(socket.socket(fileno=channel_fd))
+    boot = channel.receive()
+    if not isinstance(boot, Boot) or not bind_life_to(boot.pid):
+        return 1
+    logs.setup(boot.settings.log.level, boot.settings.log.format)
+    try:
+        library = prepare(boot.settings)
+    except ValueError as error:
+        channel.send(Failed(str(error)))
+        return 1
+    send_manifest(channel, library)
+    slots = SlotTable.attach(slots_fd, boot.count)
+    gc.collect()
+    gc.freeze()  # what is here is here to stay; untouched pages remain shared
+    zygote = ZygoteProcess(channel, boot, library, slots)
+    while (message := channel.receive()) is not None:
+        assert isinstance(message, Spawn)
+        fork_worker(zygote, message)
+    return 0
+
+
+def prepare(settings: Settings) -> Library:
+    """Load the scripts, and all modules that a worker will need.
+
+    Raises:
+        ValueError: Workers could not be forked from here; one line says why.
+    """
+    # These pull in psycopg, which the supervisor does without.
+    from falconas.database.conninfo import conninfo
+    from falconas.worker import loop  # noqa: F401
+    from falconas.worker.scripts import load
+
+    conninfo(settings.database.dsn)
+    library = load(Path(settings.worker.scripts))
+    for name, error in library.errors.items():
+        log.error("script %s does not load: %s", name, error)
+    threads = count_threads()
+    if threads > 1:
+        raise ValueError(
+            f"the scripts started {threads - 1} thread(s) while they were imported;"
+            " threads do not survive the fork, start them in run()"
+        )
+    return library
+
+
+def send_manifest(channel: Channel, library: Library) -> None:
+    """Tell the supervisor what scripts there are, in parts of a message's size."""
+    body = encode_value(library.manifest())
+    parts = [body[i : i + CHUNK_BYTES] for i in range(0, len(body), CHUNK_BYTES)]
+    for index, part in enumerate(parts, 1):
+        channel.send(Manifest(library.hash, part, index < len(parts)))
+
+
+def fork_worker(zygote: ZygoteProcess, spawn: Spawn) -> None:
+    """Fork twice; the worker is its grandparent's once the process between ended."""
+    assert count_threads() == 1
+    between = os.fork()
+    if between:
+        os.waitpid(between, 0)
+        return
+    own = os.getpid()
+    if os.fork():
+        os._exit(0)
+    become_worker(zygote, spawn, own)
+
+
+def become_worker(zygote: ZygoteProcess, spawn: Spawn, parent: int) -> NoReturn:
+    """Wait for the supervisor to be the parent, make that known, and serve."""
+    code = 1
+    try:
+        os.setpgid(0, 0)
+        while os.getppid() == parent:
+            sleep(0.0005)
+        if bind_life_to(zygote.boot.pid):
+            zygote.slots.slot(spawn.place).clear(os.getpid())
+            zygote.channel.send(Spawned(spawn.worker, os.getpid()))
+            zygote.channel.close()
+            code = serve(zygote, spawn)
+    except OSError as error:
+        log.error("a worker could not begin: %s", error)  # noqa: TRY400
+    except BaseException:
+        log.exception("a worker failed")
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):
+                stream.flush()
+        os._exit(code)  # threads that scripts left behind do not hold this up
+
+
+def serve(zygote: ZygoteProcess, spawn: Spawn) -> int:
+    """Be a worker."""
+    from falconas.worker import loop
+
+    faulthandler.enable()
+    boot = zygote.boot
+    return loop.main(
+        boot.settings,
+        zygote.library,
+        zygote.slots.slot(spawn.place),
+        worker=spawn.worker,
+        supervisor=boot.supervisor,
+        place=spawn.place,
+    )
+
+
+def bind_life_to(parent: int) -> bool:
+    """Die when the parent does; False if it is not the parent (any more)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl")
+    return os.getppid() == parent
+
+
+def count_threads() -> int:
+    """Return how many threads the kernel sees in this process."""
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+if __name__ == "__main__":
+    # Messages must be of the classes that others import from here, not of __main__'s.
+    from falconas.worker.zygote import main as imported_main
+
+    sys.exit(imported_main(int(sys.argv[1]), int(sys.argv[2])))

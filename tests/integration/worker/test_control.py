@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import os
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from falconas.codec import encode_value
+from falconas.errors import InvalidArgument
+from falconas.protocol import (
+    Disconnect,
+    Heartbeat,
+    Kind,
+    Lost,
+    Register,
+    Reply,
+    Welcome,
+)
+from falconas.worker.control import Control, Dealer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SUPERVISOR = b"s" * 16
+WORKER = b"w" * 16
+MANIFEST: dict[str, Any] = {"scripts": {}}
+DISPATCH = b"d" * 16
+
+
+@pytest.fixture
+def control(broker: Any) -> Iterator[Control]:
+    control = Control(broker.control_endpoint, SUPERVISOR, "here", {"pid": 1})
+    yield control
+    if not control.dealer.socket.closed:
+        control.close()
+
+
+def tend(control: Control, broker: Any, until: Any) -> Any:
+    """Let both sides work until `until` returns something."""
+    end = monotonic() + 20
+    while monotonic() < end:
+        control.dealer.wait(0.02)
+        control.tend([WORKER], monotonic())
+        if broker.backend.closed:
+            continue
+        while broker.control.poll(0):
+            broker.poll(0, "")
+        if (found := until()) is not None:
+            return found
+    raise AssertionError(f"in vain; {broker.inbox}")
+
+
+def take(control: Control, broker: Any, kind: type[Any]) -> Any:
+    def found() -> Any:
+        if any(isinstance(message, kind) for _, message, _ in broker.inbox):
+            return broker.take(kind)
+        return None
+
+    return tend(control, broker, found)
+
+
+def register(control: Control, broker: Any) -> bytes:
+    control.offer("m1", encode_value(MANIFEST))
+    peer, _, _ = take(control, broker, Register)
+    tend(control, broker, lambda: control.epoch == broker.epoch or None)
+    return bytes(peer)
+
+
+def test_it_registers_with_its_facts_and_its_scripts(
+    control: Control, broker: Any
+) -> None:
+    control.offer("m1", encode_value(MANIFEST))
+    _, message, body = take(control, broker, Register)
+    assert message.supervisor == SUPERVISOR
+    assert message.host == "here"
+    assert message.manifest == "m1"
+    assert message.extras == {"pid": 1}
+    assert body == MANIFEST
+
+
+def test_heartbeats_list_the_living_workers(control: Control, broker: Any) -> None:
+    _, message, body = take(control, broker, Heartbeat)
+    assert message.supervisor == SUPERVISOR
+    assert body == [WORKER]
+
+
+def test_a_dead_worker_is_reported_at_once(control: Control, broker: Any) -> None:
+    register(control, broker)
+    control.lost(WORKER, DISPATCH, "RUN", "was killed")
+    _, message, _ = broker.take(Lost)
+    assert message == Lost(DISPATCH, WORKER, "RUN", "was killed", {})
+
+
+def test_an_unknown_supervisor_registers_again(control: Control, broker: Any) -> None:
+    peer = register(control, broker)
+    welcome = Welcome(b"?", broker.epoch, 0.0, {})
+    broker.send(broker.control, peer, welcome)
+    _, message, body = take(control, broker, Register)
+    assert message.manifest == "m1"
+    assert body == MANIFEST
+
+
+def test_a_new_broker_hears_of_all_manifests_in_use(
+    control: Control, broker: Any
+) -> None:
+    register(control, broker)
+    control.offer("m2", encode_value(MANIFEST))
+    control.offer("m3", encode_value(MANIFEST))
+    control.retain({"m1", "m3"})
+    broker.restart()
+    first = take(control, broker, Register)[1]
+    second = take(control, broker, Register)[1]
+    assert [first.manifest, second.manifest] == ["m1", "m3"]
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_report_waits_for_the_broker_but_not_for_another_one(
+    control: Control, broker: Any, same: bool
+) -> None:
+    register(control, broker)
+    epoch = broker.epoch
+    broker.shut()
+    tend_until_lost(control)
+    control.lost(WORKER, DISPATCH, "RUN", "was killed")
+    broker.epoch = epoch if same else b"another!"
+    broker.open()
+    take(control, broker, Register)
+    tend(control, broker, lambda: control.epoch == broker.epoch or None)
+    control.lost(WORKER, b"", "IDLE", "later")
+    found = [take(control, broker, Lost)[1].reason]
+    if same:
+        found.append(take(control, broker, Lost)[1].reason)
+    assert found == (["was killed", "later"] if same else ["later"])
+
+
+def tend_until_lost(control: Control) -> None:
+    end = monotonic() + 20
+    while control._welcomed:
+        assert monotonic() < end
+        control.dealer.wait(0.02)
+        control.tend([], monotonic())
+
+
+def test_it_says_goodbye(control: Control, broker: Any) -> None:
+    register(control, broker)
+    control.close()
+    _, message, _ = broker.take(Disconnect)
+    assert message.id == SUPERVISOR
+
+
+def test_a_refusal_is_logged(
+    control: Control, broker: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    peer = register(control, broker)
+    error = InvalidArgument("manifest: too odd")
+    reply = Reply(SUPERVISOR, Kind.ERROR, error.code, {})
+    broker.send(broker.control, peer, reply, encode_value(error.body()))
+    tend(control, broker, lambda: "too odd" in caplog.text or None)
+
+
+def test_what_is_not_of_the_protocol_is_dropped(
+    control: Control, broker: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    peer = register(control, broker)
+    for frames in ([b"one"], [b"not", b"msgpack"], [b"1", b"2", b"3"]):
+        broker.control.send_multipart([peer, *frames])
+    tend(control, broker, lambda: caplog.text.count("dropped") == 3 or None)
+    broker.send(broker.control, peer, Welcome(b"?", broker.epoch, 0.0, {}))
+    take(control, broker, Register)
+
+
+def test_without_a_broker_nothing_blocks(tmp_path: Any) -> None:
+    control = Control(f"ipc://{tmp_path}/nobody", SUPERVISOR, "here", {})
+    control.offer("m1", b"")
+    control.lost(WORKER, b"", "RUN", "was killed")
+    control.tend([WORKER], monotonic())
+    control.close()
+
+
+def test_what_is_no_endpoint_is_named() -> None:
+    with pytest.raises(ValueError, match="cannot connect to nonsense"):
+        Dealer("nonsense", 1000)
+
+
+def test_watched_files_wake_it(control: Control) -> None:
+    reader, writer = os.pipe()
+    control.dealer.watch(reader)
+    os.write(writer, b"x")
+    while reader not in control.dealer.wait(20.0):
+        control.tend([], monotonic())
+    control.dealer.unwatch(reader)
+    control.dealer.unwatch(reader)
+    os.close(reader)
+    os.close(writer)

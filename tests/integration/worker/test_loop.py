@@ -1,0 +1,340 @@
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from falconas.codec import encode_value
+from falconas.database.session import ConnectFailed
+from falconas.errors import Code
+from falconas.protocol import (
+    Cancel,
+    Disconnect,
+    Kind,
+    Ready,
+    Reply,
+    Request,
+    Return,
+    Status,
+    Welcome,
+)
+from falconas.worker.control import Dealer
+from falconas.worker.core import WorkerCore
+from falconas.worker.loop import WorkerLoop
+from falconas.worker.runner import Outcome
+from falconas.worker.slot import SlotTable, State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PATIENCE = 20.0
+WORKER = b"w" * 16
+OK = Outcome(Kind.OK, Code.OK, encode_value("done"), {"node": "main"})
+
+
+class FakeConnection:
+    """A connection that can be seen to die."""
+
+    def __init__(self) -> None:
+        self.near, self.far = socket.socketpair()
+        self.sound = True
+        self.closed = False
+
+    def fileno(self) -> int:
+        return self.near.fileno()
+
+    def check(self) -> bool:
+        self.sound = bool(self.near.recv(100))
+        return self.sound
+
+    def close(self) -> None:
+        self.closed = True
+        self.near.close()
+        self.far.close()
+
+
+class Stage:
+    """A worker loop in a thread, whose scripts and connections the test plays."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.table = SlotTable.create(1)
+        self.slot = self.table.slot(0)
+        self.connections: list[FakeConnection] = []
+        self.failures = 0
+        self.resets = True
+        self.result_bytes = 0
+        self.runs: queue.Queue[Request] = queue.Queue()
+        self.outcomes: queue.Queue[Outcome] = queue.Queue()
+        self.before_outcome: list[Any] = []
+        ready = Ready(WORKER, WORKER, b"s" * 16, "default", "m1", "main", {})
+        self.core = WorkerCore(ready, "host/0")
+        self.loop = WorkerLoop(
+            self.core, Dealer(endpoint, 1000), self.slot, self.connect, self.serve_on
+        )
+        self.thread = threading.Thread(target=self.loop.run)
+
+    def connect(self) -> FakeConnection:
+        if self.failures:
+            self.failures -= 1
+            raise ConnectFailed("connection refused")
+        self.connections.append(FakeConnection())
+        return self.connections[-1]
+
+    def serve_on(self, _connection: Any) -> Stage:
+        return self
+
+    def run(self, request: Request, _body: bytes, deadline: float) -> Outcome:
+        assert isinstance(request.id, bytes)
+        self.slot.enter(State.RUN, request.id, deadline)
+        self.runs.put(request)
+        outcome = self.outcomes.get(timeout=PATIENCE)
+        while self.before_outcome:
+            self.before_outcome.pop()()
+        self.slot.enter(State.REPLY)
+        return outcome
+
+    def reset(self) -> bool:
+        return self.resets
+
+    def stop(self) -> None:
+        self.loop.stop()
+        self.thread.join(PATIENCE)
+        assert not self.thread.is_alive()
+
+    def close(self) -> None:
+        if self.thread.is_alive():
+            self.outcomes.put(OK)  # in case it still runs a script
+            self.stop()
+        self.table.close()
+
+
+@pytest.fixture
+def stage(broker: Any) -> Iterator[Stage]:
+    stage = Stage(broker.backend_endpoint)
+    yield stage
+    stage.close()
+
+
+def ready(stage: Stage, broker: Any) -> bytes:
+    stage.thread.start()
+    return bytes(broker.take(Ready)[0])
+
+
+@contextmanager
+def running(stage: Stage, broker: Any, peer: bytes) -> Iterator[bytes]:
+    """While a script runs, which ends well afterwards."""
+    id_ = broker.request(peer, "echo")
+    stage.runs.get(timeout=PATIENCE)
+    yield id_
+    stage.outcomes.put(OK)
+
+
+def test_a_request_is_run_and_answered(stage: Stage, broker: Any) -> None:
+    peer = ready(stage, broker)
+    with running(stage, broker, peer) as id_:
+        assert stage.slot.read().state is State.RUN
+    _, reply, body = broker.take(Reply)
+    assert reply == Reply(id_, Kind.OK, Code.OK, {"node": "main", "worker": "host/0"})
+    assert body == "done"
+    stage.stop()
+    last = stage.slot.read()
+    assert last[:2] == (State.IDLE, id_)
+    assert (last.served, last.errors) == (1, 0)
+
+
+def test_without_a_database_it_is_not_ready_until_it_is(
+    stage: Stage, broker: Any
+) -> None:
+    stage.failures = 3
+    stage.thread.start()
+    _, message, _ = broker.take(Ready)
+    assert message.extras["ready"] is False
+    assert broker.take(Status)[1] == Status(WORKER, True, {})
+
+
+def test_requests_that_come_meanwhile_go_back(stage: Stage, broker: Any) -> None:
+    stage.failures = 10**6
+    peer = ready(stage, broker)
+    id_ = broker.request(peer, "echo")
+    _, returned, _ = broker.take(Return)
+    assert returned.id == id_
+    assert returned.extras == {"ready": False}
+    stage.failures = 0
+    broker.take(Status, ready=True)
+
+
+def test_a_connection_that_dies_while_idle_is_replaced_before_a_request(
+    stage: Stage, broker: Any
+) -> None:
+    ready(stage, broker)
+    stage.connections[0].far.close()
+    _, status, _ = broker.take(Status, ready=False)
+    assert status.extras == {"reason": "database connection lost"}
+    peer, _, _ = broker.take(Status, ready=True)
+    assert len(stage.connections) == 2
+    assert stage.connections[0].closed
+    with running(stage, broker, peer):
+        pass
+    broker.take(Reply)
+
+
+def test_a_notice_while_idle_does_no_harm(stage: Stage, broker: Any) -> None:
+    peer = ready(stage, broker)
+    stage.connections[0].far.send(b"notice")
+    with running(stage, broker, peer):
+        pass
+    broker.take(Reply)
+    assert len(stage.connections) == 1
+
+
+def test_a_connection_lost_in_a_script_is_said_with_the_reply(
+    stage: Stage, broker: Any
+) -> None:
+    peer = ready(stage, broker)
+    stage.resets = False
+    with running(stage, broker, peer):
+        stage.connections[0].sound = False
+    _, reply, _ = broker.take(Reply)
+    assert reply.extras["ready"] is False
+    broker.take(Status, ready=True)
+    assert stage.connections[0].closed
+
+
+def test_a_failed_reset_replaces_the_connection(stage: Stage, broker: Any) -> None:
+    peer = ready(stage, broker)
+    stage.resets = False
+    with running(stage, broker, peer):
+        pass
+    _, reply, _ = broker.take(Reply)
+    assert "ready" not in reply.extras
+    broker.take(Status, ready=False)
+    broker.take(Status, ready=True)
+
+
+def test_what_could_not_be_started_goes_back(stage: Stage, broker: Any) -> None:
+    peer = ready(stage, broker)
+    stage.resets = False
+    stage.outcomes.put(OK._replace(returnable=True))
+    stage.before_outcome = [lambda: setattr(stage.connections[0], "sound", False)]
+    id_ = broker.request(peer, "echo")
+    _, returned, _ = broker.take(Return)
+    assert returned.id == id_
+    assert returned.extras == {"ready": False}
+    broker.take(Status, ready=True)
+
+
+def test_a_late_request_is_refused(stage: Stage, broker: Any) -> None:
+    peer = ready(stage, broker)
+    id_ = broker.request(peer, "echo", left=-1.0)
+    _, reply, body = broker.take(Reply)
+    assert reply.id == id_
+    assert reply.code == Code.DEADLINE_EXCEEDED
+    assert body["started"] == "no"
+    assert stage.runs.empty()
+
+
+def test_a_cancel_behind_a_running_script_is_applied_before_the_start(
+    stage: Stage, broker: Any
+) -> None:
+    peer = ready(stage, broker)
+    with running(stage, broker, peer):
+        second = broker.request(peer, "echo")
+        broker.send(broker.backend, peer, Cancel(second, {}))
+        third = broker.request(peer, "echo")
+    stage.outcomes.put(OK)
+    assert broker.take(Reply, code=Code.CANCELLED)[1].id == second
+    broker.take(Reply, id=third)
+    assert stage.runs.qsize() == 1
+
+
+def test_an_idle_worker_introduces_itself_to_a_new_broker(
+    stage: Stage, broker: Any
+) -> None:
+    ready(stage, broker)
+    broker.restart()
+    peer, _, _ = broker.take(Ready)
+    with running(stage, broker, peer):
+        pass
+    broker.take(Reply)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_busy_worker_introduces_itself_before_its_reply(
+    stage: Stage, broker: Any, same: bool
+) -> None:
+    """A new broker hears nothing of a request that an earlier one dispatched."""
+    peer = ready(stage, broker)
+    with running(stage, broker, peer) as id_:
+        broker.restart(epoch=broker.epoch if same else None)
+        stage.before_outcome = [lambda: wait_for_connection(stage)]
+    peer, message, _ = broker.take(Ready)
+    assert message.extras["holding"] == [id_]
+    if same:
+        broker.take(Reply, id=id_)
+    with running(stage, broker, peer) as second:
+        pass
+    _, reply, _ = broker.take(Reply)
+    assert reply.id == second
+
+
+def wait_for_connection(stage: Stage) -> None:
+    """Wait, as a long script would, until there is news of loss and reconnection."""
+    dealer = stage.loop._dealer
+    read = dealer.news
+    news: list[bool] = []
+    while not any(news):
+        assert dealer.monitor.poll(int(PATIENCE * 1000))
+        news.extend(read())
+
+    def give_back() -> Iterator[bool]:
+        dealer.news = read  # type: ignore[method-assign]
+        return iter(news)
+
+    dealer.news = give_back  # type: ignore[method-assign]
+
+
+def test_a_broker_that_forgot_it_is_reminded(stage: Stage, broker: Any) -> None:
+    peer = ready(stage, broker)
+    broker.send(broker.backend, peer, Welcome(b"?", broker.epoch, 0.0, {}))
+    broker.take(Ready)
+
+
+def test_the_brokers_limit_of_results_is_the_workers(stage: Stage, broker: Any) -> None:
+    broker.greets = False
+    stage.thread.start()
+    peer, message, _ = broker.take(Ready)
+    limits = {"limits": {"result_bytes": 77}}
+    broker.send(broker.backend, peer, Welcome(message.id, broker.epoch, 0.0, limits))
+    with running(stage, broker, peer):
+        pass
+    broker.take(Reply)
+    assert stage.result_bytes == 77
+
+
+def test_told_to_stop_it_leaves(stage: Stage, broker: Any) -> None:
+    ready(stage, broker)
+    stage.stop()
+    assert broker.take(Disconnect)[1].id == WORKER
+    assert stage.connections[0].closed
+
+
+def test_told_to_stop_while_busy_it_answers_first(stage: Stage, broker: Any) -> None:
+    peer = ready(stage, broker)
+    with running(stage, broker, peer) as id_:
+        stage.loop.stop()
+    _, reply, _ = broker.take(Reply)
+    assert reply.id == id_
+    assert reply.extras["ready"] is False
+    broker.take(Disconnect)
+    stage.thread.join(PATIENCE)
+    assert not stage.thread.is_alive()
+
+
+def test_told_to_stop_without_a_broker_it_ends(tmp_path: Any) -> None:
+    stage = Stage(f"ipc://{tmp_path}/nobody")
+    stage.thread.start()
+    stage.close()
