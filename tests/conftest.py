@@ -8,6 +8,7 @@ and their stored answers).
 
 from __future__ import annotations
 
+import logging
 from importlib.resources import files
 from itertools import count
 from pathlib import Path
@@ -25,6 +26,16 @@ if TYPE_CHECKING:
 SCALE = 0.01
 
 numbers = count(1)
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """Undo what commands that run in this process do to the process's log."""
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
 
 
 @pytest.fixture(scope="session")

@@ -37,6 +37,8 @@ CONGESTED_WAIT = 0.005
 MANIFEST_BYTES = 16 * 1024 * 1024
 ROOM = 64 * 1024
 
+INTERRUPTED = 130
+
 ACCEPT = (protocol.FRONTEND, protocol.BACKEND, protocol.CONTROL)
 
 
@@ -49,7 +51,7 @@ class BrokerLoop:
         seed_identities()
         self.context: zmq.Context[Any] = zmq.Context()
         self.core = BrokerCore(broker, os.urandom(8), monotonic())
-        self.malformed = 0
+        self.interrupted = False
         self._signals, self._wake = sockets.socketpair()
         self._locks: list[int] = []
         self._sockets: list[Any] = []
@@ -114,6 +116,7 @@ class BrokerLoop:
     def _on_signal(self, numbers: bytes) -> None:
         for number in numbers:
             name = signal.Signals(number).name
+            self.interrupted |= number == signal.SIGINT
             if self.core.draining_until < inf:
                 log.warning("%s again: stopping at once", name)
                 self.core.draining_until = 0.0
@@ -183,8 +186,9 @@ class BrokerLoop:
         # A reply that the worker sent before it died comes by another socket; what
         # has arrived by now goes first.
         self._receive(Socket.BACKEND)
-        if message.id:
-            log.warning("worker lost: %s", message.reason)
+        worker = self.core.flow.pool.by_uuid.get(message.worker)
+        if worker is not None:  # else it had said goodbye
+            log.warning("worker %s lost: %s", worker.name, message.reason)
         self.core.lost(message, now)
 
     def _drain(self, peer: Peer, message: Any, _: Body, now: float) -> None:
@@ -235,7 +239,7 @@ def main(settings: Settings) -> int:
         signal.set_wakeup_fd(-1)
         loop.close()
     log.info("broker stopped: every request has its verdict")
-    return 0
+    return INTERRUPTED if loop.interrupted else 0
 
 
 def _is_envelope(envelope: tuple[Any, ...]) -> bool:

@@ -152,7 +152,12 @@ class WorkerLoop:
     # The broker
 
     def _receive(self) -> None:
-        """Take in messages first: news of a reconnection drop what still waits."""
+        """Take in news of the connection, but only after what came before them.
+
+        The news are read first, so that nothing of the old connection is still
+        unread when a READY says what this worker holds.
+        """
+        news = list(self._dealer.news())
         for message, body in self._dealer.messages(_ACCEPTED):
             now = monotonic()
             if isinstance(message, Request):
@@ -162,7 +167,7 @@ class WorkerLoop:
             else:
                 self._core.welcome(message, now)
                 self._limit(message)
-        for connected in self._dealer.news():
+        for connected in news:
             if connected:
                 self._core.connected(monotonic())
             else:

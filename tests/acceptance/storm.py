@@ -8,6 +8,7 @@ three.
 from __future__ import annotations
 
 import random
+import shutil
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
@@ -21,8 +22,18 @@ from falconas.client.sync import Client
 from falconas.errors import FalconError, Started
 from tests.acceptance.stack import wait_for
 
+HERE = Path(__file__).parent
 WRITE = "nonce_order"
 READS = ("nonce_echo", "nonce_read")
+
+
+def make_scripts(folder: Path) -> Path:
+    """Return a folder with the example scripts and those that bear witness."""
+    scripts = folder / "scripts"
+    shutil.copytree(HERE.parents[1] / "workers", scripts)
+    for path in (HERE / "scripts").glob("*.py"):
+        shutil.copy(path, scripts)
+    return scripts
 
 
 @dataclass

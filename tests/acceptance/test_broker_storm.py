@@ -9,9 +9,8 @@ import pytest
 
 from falconas.errors import Unavailable
 from tests.acceptance.stack import Stack, wait_for
-from tests.acceptance.storm import History, Load
+from tests.acceptance.storm import History, Load, make_scripts
 
-SCRIPTS = Path(__file__).parent / "scripts"
 WORKERS = 4
 CLIENTS = 8
 
@@ -31,7 +30,8 @@ def test_clients_and_workers_survive_the_broker(
     history = History(witness, tpch)
     lost_at: list[float] = []
     back_after: list[float] = []
-    with Stack(tmp_path, tpch, SCRIPTS, FALCONAS_WITNESS=str(witness)) as stack:
+    scripts = make_scripts(tmp_path)
+    with Stack(tmp_path, tpch, scripts, FALCONAS_WITNESS=str(witness)) as stack:
         stack.start_broker()
         stack.start_workers(WORKERS)
         stack.await_workers(WORKERS)

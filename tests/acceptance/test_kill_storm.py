@@ -9,9 +9,8 @@ from time import monotonic
 import pytest
 
 from tests.acceptance.stack import Stack, kill
-from tests.acceptance.storm import History, Load
+from tests.acceptance.storm import History, Load, make_scripts
 
-SCRIPTS = Path(__file__).parent / "scripts"
 WORKERS = 4
 CLIENTS = 8
 
@@ -31,7 +30,8 @@ def test_every_request_gets_one_true_verdict_while_workers_are_killed(
     history = History(witness, tpch)
     seed = 20260 + kills
     dice = random.Random(seed)
-    with Stack(tmp_path, tpch, SCRIPTS, FALCONAS_WITNESS=str(witness)) as stack:
+    scripts = make_scripts(tmp_path)
+    with Stack(tmp_path, tpch, scripts, FALCONAS_WITNESS=str(witness)) as stack:
         stack.start_broker()
         stack.start_workers(WORKERS)
         stack.await_workers(WORKERS)

@@ -41,7 +41,7 @@ def admin(database: str) -> Iterator[psycopg.Connection[Any]]:
 @pytest.fixture
 def session(
     database: str,
-    admin: psycopg.Connection[Any],  # noqa: ARG001 - its table
+    admin: psycopg.Connection[Any],
 ) -> Iterator[Session]:
     with closing(Session.connect(database)) as session:
         yield session

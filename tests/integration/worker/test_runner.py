@@ -192,7 +192,7 @@ class Stage:
 def stage(
     database: str,
     folder: Path,
-    admin: psycopg.Connection[Any],  # noqa: ARG001 - its table
+    admin: psycopg.Connection[Any],
 ) -> Iterator[Stage]:
     stage = Stage(database, folder)
     yield stage

@@ -19,7 +19,7 @@ class Line(msgspec.Struct):
 
 
 def order(
-    ctx: Nowhere,  # type: ignore[name-defined]  # noqa: ARG001, F821
+    ctx: Nowhere,  # type: ignore[name-defined]  # noqa: F821
     customer_id: int,
     lines: list[Line],
     day: dt.date,
