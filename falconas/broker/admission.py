@@ -1,9 +1,9 @@
-"""What is refused, for how long a request may take, and why one was given up."""
+"""What is refused, and how long a request may take."""
 
 from __future__ import annotations
 
 from falconas.broker.flow import Flow
-from falconas.broker.records import Client, Pending, ScriptInfo
+from falconas.broker.records import Client, ScriptInfo
 from falconas.errors import (
     AlreadyExists,
     DeadlineExceeded,
@@ -11,8 +11,6 @@ from falconas.errors import (
     InvalidArgument,
     NotFound,
     ResourceExhausted,
-    Started,
-    Unavailable,
 )
 from falconas.protocol import BUDGET_LIMIT, Request, is_script_name
 
@@ -59,24 +57,3 @@ def refusal(
     if info is not None and info.error is not None:
         return NotFound(f"script {script} does not load: {info.error}")
     return None
-
-
-def gave_up(flow: Flow, pending: Pending, now: float) -> FalconError:
-    """Say why an accepted request ends without an answer."""
-    worker, info = pending.worker, pending.info
-    if worker is not None:
-        return DeadlineExceeded(
-            f"worker {worker.name} had not answered by the deadline",
-            started=Started.UNKNOWN,
-            retry_safe=info is not None and info.idempotent,
-        )
-    if now >= pending.deadline:
-        text = "the budget ran out before a worker was free"
-        return DeadlineExceeded(text, retry_safe=True)
-    if flow.pool.info(pending.script) is None:
-        return NotFound(f"there is no script {pending.script}")
-    return Unavailable(
-        f"no worker is ready for script {pending.script}",
-        retry_safe=True,
-        retry_after=flow.settings.worker_wait,
-    )

@@ -46,9 +46,9 @@ class Queue:
         order = tag - BOOST * pending.priority
         heappush(self._heap, (rank, order, pending.number))
 
-    def head(self) -> tuple[int, float, int] | None:
-        """Return the sort key of the next request, None when empty."""
-        while self._heap:
+    def head(self) -> tuple[int, float, int]:
+        """Return the sort key of the next request; the queue must not be empty."""
+        while True:
             rank, _, number = self._heap[0]
             pending = self._waiting.get(number)
             if pending is not None:
@@ -120,7 +120,7 @@ class Backlog:
         for queue in self.queues.values():
             if lane in queue.key:
                 head = queue.head()
-                if head is not None and (best_head is None or head < best_head):
+                if best_head is None or head < best_head:
                     best, best_head = queue, head
         if best is None:
             return None

@@ -7,7 +7,7 @@ comes back by another connection; any other client is its connection.
 from __future__ import annotations
 
 from falconas.broker.records import Body, Client
-from falconas.protocol import Id, Message
+from falconas.protocol import Message
 
 HELD_BYTES = 16 * 1024 * 1024
 FORGET_AFTER = 600.0
@@ -56,10 +56,6 @@ class Clients:
         client.identity = identity
         client.seen = now
         return client
-
-    def owed(self, client: Client) -> list[Id]:
-        """Return the ids of a session that have, or will have, an answer here."""
-        return [*client.pending, *(message.id for _, message, _ in client.held)]
 
     def ended(self, client: Client) -> None:
         """Forget a bare connection that is owed nothing more."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 from math import inf
 from typing import Any
 
-from falconas.broker.admission import budget_of, gave_up, refusal
+from falconas.broker import verdicts
+from falconas.broker.admission import budget_of, refusal
 from falconas.broker.backlog import PRIORITY_LIMIT
 from falconas.broker.flow import Flow
 from falconas.broker.hosts import Hosts
@@ -24,13 +25,7 @@ from falconas.broker.records import (
     Worker,
 )
 from falconas.codec import decode_value, encode_value
-from falconas.errors import (
-    Cancelled,
-    FalconError,
-    InvalidArgument,
-    Started,
-    Unavailable,
-)
+from falconas.errors import FalconError, InvalidArgument, Started, Unavailable
 from falconas.protocol import (
     VERSION,
     Cancel,
@@ -72,9 +67,11 @@ class BrokerCore:
         """A connection names its session."""
         clients = self.flow.clients
         client = clients.hello(peer.identity, hello.session, now)
-        self.welcome(peer, hello.id, now, encode_value(clients.owed(client)))
-        for message, held in clients.take_held(client, now):
-            self.flow.sends.append(Send(peer.socket, peer.identity, (), message, held))
+        held = clients.take_held(client, now)
+        owed = [*client.pending, *(message.id for message, _ in held)]
+        self.welcome(peer, hello.id, now, encode_value(owed))
+        for message, body in held:
+            self.flow.sends.append(Send(peer.socket, peer.identity, (), message, body))
 
     def request(self, peer: Peer, request: Request, body: Body, now: float) -> None:
         """A client wants a script run."""
@@ -123,14 +120,7 @@ class BrokerCore:
         if pending is None:
             return
         flow.counters["cancels"] += 1
-        if pending.worker is None:
-            flow.backlog.remove(pending)
-            flow.finish(pending, Cancelled(retry_safe=True), now)
-        else:
-            # The worker applies it before the start; what runs, runs on.
-            message = Cancel(pending.dispatch, {})
-            to = pending.worker.identity
-            flow.sends.append(Send(Socket.BACKEND, to, (), message, b""))
+        flow.cancel(pending, now)
 
     def catalogue(self, peer: Peer, catalogue: Catalogue) -> None:
         """Somebody asks what scripts there are."""
@@ -144,35 +134,31 @@ class BrokerCore:
     def ready(self, peer: Peer, ready: Ready, now: float) -> None:
         """A worker introduces itself, for the first time or again."""
         flow, pool = self.flow, self.flow.pool
+        worker = pool.by_uuid.get(ready.worker)
+        if worker is not None and _is_older(ready.id, worker.introduced):
+            flow.counters["stale_ready"] += 1  # by a connection that is gone
+            return
         self.welcome(peer, ready.id, now)
         lane = LaneKey(ready.manifest, ready.group, str(ready.extras.get("role", "")))
-        worker = pool.by_uuid.get(ready.worker)
         other = pool.by_identity.get(peer.identity)
         if other is not None and other is not worker:
+            if worker is not None:  # it must not get what the other had in hand
+                flow.set_ready(worker, False, now)
             flow.lose(other, None, Started.UNKNOWN, "its connection changed hands", now)
         if worker is not None and worker.lane != lane:
             flow.lose(worker, None, Started.UNKNOWN, "it came back changed", now)
             worker = None
         if worker is None:
-            worker = Worker(
-                ready.worker,
-                peer.identity,
-                ready.supervisor,
-                lane,
-                ready.node,
-                ready=False,
-                facts=ready.extras,
-            )
+            to, facts = peer.identity, ready.extras
+            worker = Worker(ready.worker, to, ready.supervisor, lane, ready.node, facts)
             if pool.add(worker):
                 flow.refile(now)
-        elif worker.identity != peer.identity:
+        else:
             pool.rebind(worker, peer.identity)
-        holding = ready.extras.get("holding")
-        holding = holding if isinstance(holding, list) else []
-        for pending in list(worker.hands.values()):
-            if pending.dispatch not in holding:
-                flow.take_back(pending)
-                flow.again(pending, now)
+            worker.supervisor, worker.node = ready.supervisor, ready.node
+            worker.facts = ready.extras
+        worker.introduced = ready.id
+        flow.reconcile(worker, ready.extras.get("holding"), now)
         flow.set_ready(worker, ready.extras.get("ready") is not False, now)
 
     def status(self, peer: Peer, status: Status, now: float) -> None:
@@ -191,7 +177,9 @@ class BrokerCore:
             return
         self.flow.take_back(pending)
         worker.served += 1
-        worker.errors += reply.kind == Kind.ERROR
+        if reply.kind == Kind.ERROR:
+            worker.errors += 1
+            body = body if pending.attempt == 1 else verdicts.corrected(body)
         extras = reply.extras
         extras["attempt"] = pending.attempt
         ready = extras.pop("ready", None) is not False
@@ -234,7 +222,7 @@ class BrokerCore:
                 flow.take_back(pending)  # it never left
                 flow.again(pending, now)
             flow.lose(worker, None, Started.UNKNOWN, "its connection is gone", now)
-        elif isinstance(send.message, Reply):
+        elif send.socket is Socket.FRONTEND and isinstance(send.message, Reply):
             until = now + self.settings.budget
             held = flow.clients.hold(send.identity, send.message, send.body, until)
             flow.counters["replies_held" if held else "replies_undeliverable"] += 1
@@ -267,9 +255,9 @@ class BrokerCore:
         except ValueError:
             alive = None
         if isinstance(alive, list):
-            for worker in self.flow.pool.of_supervisor(heartbeat.supervisor):
-                if worker.uuid not in alive:
-                    self.flow.lose(worker, None, Started.UNKNOWN, "it is gone", now)
+            workers = self.flow.pool.of_supervisor(heartbeat.supervisor)
+            gone = [worker for worker in workers if worker.uuid not in alive]
+            self.flow.lose_all(gone, "it is gone", now)
         extras = {"epoch": self.flow.epoch, "now": now}
         message = Heartbeat(heartbeat.id, heartbeat.supervisor, extras)
         self.flow.sends.append(Send(*peer, message, b""))
@@ -294,20 +282,18 @@ class BrokerCore:
         """Do what is due; call it at `wake_at()` at the latest."""
         flow = self.flow
         for pending in flow.expiry.take(now):
-            if pending.worker is None:
-                flow.backlog.remove(pending)
-            flow.finish(pending, gave_up(flow, pending, now), now)
+            flow.give_up(pending, now)
         if now >= self._sweep_at:
             self._sweep_at = now + SWEEP_INTERVAL
             flow.clients.sweep(now)
             for supervisor in self.hosts.silent(now):
-                for worker in flow.pool.of_supervisor(supervisor.uuid):
-                    reason = "its supervisor is silent"
-                    flow.lose(worker, None, Started.UNKNOWN, reason, now)
+                workers = flow.pool.of_supervisor(supervisor.uuid)
+                flow.lose_all(workers, "its supervisor is silent", now)
+                for worker in workers:  # should they live, they introduce themselves
                     peer = Peer(Socket.BACKEND, worker.identity)
                     self.welcome(peer, UNKNOWN_PEER, now)
         if now >= self.draining_until:
-            self._abandon(now)
+            flow.abandon(now)
 
     def wake_at(self) -> float:
         """Return when `tick` has work next, if nothing happens before."""
@@ -347,13 +333,7 @@ class BrokerCore:
             return None
         return worker.hands.get(id_)
 
-    def _abandon(self, now: float) -> None:
-        text = "the broker stopped before the request was done"
-        for pending in list(self.flow.backlog):
-            self.flow.backlog.remove(pending)
-            self.flow.finish(pending, Unavailable(text, retry_safe=True), now)
-        for worker in self.flow.pool.by_uuid.values():
-            for pending in worker.hands.values():
-                if not pending.answered:
-                    error = Unavailable(text, started=Started.UNKNOWN)
-                    self.flow.finish(pending, error, now)
+
+def _is_older(id_: Id, last: Id) -> bool:
+    """Tell whether a READY was said before another: a worker's ids grow."""
+    return isinstance(id_, bytes) and isinstance(last, bytes) and id_ < last

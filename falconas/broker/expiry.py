@@ -1,7 +1,7 @@
 """A timer for many requests of which nearly none ever fires: O(1) to set and clear.
 
 Requests lie in buckets of `RESOLUTION` seconds; a small heap orders the buckets.
-Nothing is left behind when a request ends early, as a heap of deadlines would.
+What ends early leaves at most an empty bucket behind, and few of those.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from math import ceil, inf
 from falconas.broker.records import Pending
 
 RESOLUTION = 0.01
+SPARE = 1024
 
 
 class Expiry:
@@ -20,13 +21,14 @@ class Expiry:
     def __init__(self) -> None:
         self._buckets: dict[int, dict[int, Pending]] = {}
         self._order: list[int] = []
+        self._count = 0
 
     def __contains__(self, pending: Pending) -> bool:
         bucket = self._buckets.get(ceil(pending.due / RESOLUTION))
         return bucket is not None and pending.number in bucket
 
     def __len__(self) -> int:
-        return sum(map(len, self._buckets.values()))
+        return self._count
 
     def set(self, pending: Pending, due: float) -> None:
         """Call `pending` due at `due`, and no longer at another time."""
@@ -35,21 +37,25 @@ class Expiry:
         index = ceil(due / RESOLUTION)
         bucket = self._buckets.get(index)
         if bucket is None:
+            if len(self._buckets) > 2 * self._count + SPARE:
+                self._compact()
             bucket = self._buckets[index] = {}
             heappush(self._order, index)
         bucket[pending.number] = pending
+        self._count += 1
 
     def clear(self, pending: Pending) -> None:
         """Forget `pending`."""
         bucket = self._buckets.get(ceil(pending.due / RESOLUTION))
-        if bucket is not None:
-            bucket.pop(pending.number, None)
+        if bucket is not None and bucket.pop(pending.number, None) is not None:
+            self._count -= 1
 
     def take(self, now: float) -> list[Pending]:
         """Remove and return what is due, the earliest first."""
         due: list[Pending] = []
         while self._order and self._order[0] * RESOLUTION <= now:
             due.extend(self._buckets.pop(heappop(self._order)).values())
+        self._count -= len(due)
         return due
 
     def wake_at(self) -> float:
@@ -57,3 +63,7 @@ class Expiry:
         while self._order and not self._buckets[self._order[0]]:
             del self._buckets[heappop(self._order)]
         return self._order[0] * RESOLUTION if self._order else inf
+
+    def _compact(self) -> None:
+        self._buckets = {index: held for index, held in self._buckets.items() if held}
+        self._order = sorted(self._buckets)

@@ -8,7 +8,9 @@ only place that gives one.
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
+from falconas.broker import verdicts
 from falconas.broker.backlog import Backlog
 from falconas.broker.clients import Clients
 from falconas.broker.expiry import Expiry
@@ -20,9 +22,8 @@ from falconas.errors import (
     FalconError,
     ResourceExhausted,
     Started,
-    Unavailable,
 )
-from falconas.protocol import Id, Kind, Reply, Request
+from falconas.protocol import Cancel, Id, Kind, Reply, Request
 from falconas.settings import Broker as BrokerSettings
 
 # A worker's deadline is the request's; the broker's own verdict on what a worker has
@@ -87,12 +88,15 @@ class Flow:
             self.finish(pending, full, now)
 
     def dispatch(self, pending: Pending, worker: Worker, now: float) -> None:
-        """Put a request into an idle worker's hands."""
+        """Put a request into an idle worker's hands, unless it is too late."""
         scripts = self.pool.lanes[worker.lane].scripts
         assert scripts is not None
         info = pending.info = scripts[pending.script]
         if info.budget is not None:
             pending.deadline = min(pending.deadline, pending.arrived + info.budget)
+        if now >= pending.deadline:
+            self.finish(pending, verdicts.expired(pending), now)
+            return
         self._dispatched += 1
         pending.dispatch = self.epoch + self._dispatched.to_bytes(8, "big")
         pending.worker = worker
@@ -117,10 +121,51 @@ class Flow:
         del pending.worker.hands[pending.dispatch]
         pending.worker = None
 
+    def reconcile(self, worker: Worker, holding: Any, now: float) -> None:
+        """Take back what a worker says not to hold: it never got that."""
+        held = holding if isinstance(holding, list) else []
+        for pending in list(worker.hands.values()):
+            if pending.dispatch not in held:
+                self.take_back(pending)
+                self.again(pending, now)
+
     def again(self, pending: Pending, now: float) -> None:
-        """File what was taken back and not started."""
-        if not pending.answered:
+        """File what was taken back, if somebody still wants it."""
+        if pending.answered:
+            return
+        if pending.cancelled:
+            self.finish(pending, verdicts.cancelled(pending), now)
+        else:
             self.file(pending, now, accepted=True, front=True)
+
+    def give_up(self, pending: Pending, now: float) -> None:
+        """End a request whose time is up."""
+        if pending.worker is not None:
+            error = verdicts.silent(pending)
+        elif pending.due >= pending.deadline:
+            error = verdicts.expired(pending)
+        else:
+            info = self.pool.info(pending.script)
+            error = verdicts.unserved(pending, info, self.settings.worker_wait)
+        self._end(pending, error, now)
+
+    def cancel(self, pending: Pending, now: float) -> None:
+        """End a request that waits; ask the worker to drop one that is in hand."""
+        pending.cancelled = True
+        if pending.worker is None:
+            self._end(pending, verdicts.cancelled(pending), now)
+        else:
+            # The worker applies it before the start; what runs, runs on.
+            message = Cancel(pending.dispatch, {})
+            to = pending.worker.identity
+            self.sends.append(Send(Socket.BACKEND, to, (), message, b""))
+
+    def abandon(self, now: float) -> None:
+        """End every request: the broker stops."""
+        in_hand = [p for w in self.pool.by_uuid.values() for p in w.hands.values()]
+        for pending in [*self.backlog, *in_hand]:
+            if not pending.answered:
+                self._end(pending, verdicts.abandoned(pending), now)
 
     def finish(
         self,
@@ -157,12 +202,9 @@ class Flow:
         self.pool.set_ready(worker, ready)
         if bool(before) != bool(lane.ready):
             self._rearm(now)
-        if ready and not worker.hands:
+        if ready:
             self.pool.set_idle(worker, now)
-            pending = self.backlog.pop(worker.lane)
-            if pending is not None:
-                self._wait += (now - pending.arrived - self._wait) / 8
-                self.dispatch(pending, worker, now)
+            self._serve(worker, now)
 
     def lose(
         self,
@@ -189,23 +231,49 @@ class Flow:
             idempotent = pending.info is not None and pending.info.idempotent
             if dispatch is not None and pending.dispatch != dispatch:
                 self.again(pending, now)
+            elif pending.answered:
+                continue
             elif idempotent and pending.attempt < ATTEMPTS:
                 pending.attempt += 1
                 self.counters["attempts_repeated"] += 1
                 self.again(pending, now)
             else:
-                text = f"worker {worker.name} was lost with the request: {reason}"
-                error = Unavailable(text, started=started, retry_safe=idempotent)
+                error = verdicts.lost(pending, worker.name, started, reason)
                 self.finish(pending, error, now)
+
+    def lose_all(self, workers: list[Worker], reason: str, now: float) -> None:
+        """Let workers go together, so that none gets what another had in hand."""
+        for worker in workers:
+            self.pool.set_ready(worker, False)
+        for worker in workers:
+            self.lose(worker, None, Started.UNKNOWN, reason, now)
 
     def refile(self, now: float) -> None:
         """File everything that waits anew: what can run where has changed."""
         for pending in self.backlog.take_all():
-            self.file(pending, now, accepted=True)
+            self.backlog.push(pending, self.pool.route(pending.script))
+        self._rearm(now)
+        for lane in self.pool.lanes.values():
+            for worker in list(lane.idle):
+                self._serve(worker, now)
 
     def retry_after(self) -> float:
         """Return a hint for those who are refused: how long others wait at present."""
         return round(min(max(self._wait, 0.1), 5.0), 3)
+
+    def _serve(self, worker: Worker, now: float) -> None:
+        """Give an idle worker what has waited longest of what it can run."""
+        while not worker.hands:
+            pending = self.backlog.pop(worker.lane)
+            if pending is None:
+                return
+            self._wait += (now - pending.arrived - self._wait) / 8
+            self.dispatch(pending, worker, now)
+
+    def _end(self, pending: Pending, error: FalconError, now: float) -> None:
+        if pending.worker is None:
+            self.backlog.remove(pending)
+        self.finish(pending, error, now)
 
     def _rearm(self, now: float) -> None:
         for pending in self.backlog:

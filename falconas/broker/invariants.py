@@ -29,6 +29,8 @@ def check_invariants(core: BrokerCore) -> None:
             )
             assert pending in flow.expiry, "no timer: could hang"
     assert len(flow.expiry) == len(unanswered), "timer of an ended request"
+    for client in flow.clients.everyone():
+        assert client.session or client.pending, "a bare client is kept for nothing"
 
     _check_backlog(core)
     _check_pool(core)
@@ -42,7 +44,7 @@ def _check_backlog(core: BrokerCore) -> None:
     assert backlog.bytes == sum(p.size for p in waiting), "bytes miscounted"
     for key, queue in backlog.queues.items():
         assert len(queue) > 0, "an empty queue was kept"
-        assert queue.key == key
+        assert queue.key == key, "a queue under another's key"
         served = pool.is_served(key)
         for pending in queue:
             assert pending.queue is queue, "lies elsewhere than it believes"
@@ -59,7 +61,8 @@ def _check_pool(core: BrokerCore) -> None:
     pool = core.flow.pool
     workers = set(pool.by_uuid.values())
     assert set(pool.by_identity.values()) == workers, "worker known by halves"
-    assert {w for lane in pool.lanes.values() for w in lane.workers} == workers
+    housed = {worker for lane in pool.lanes.values() for worker in lane.workers}
+    assert housed == workers, "a worker without a lane"
     for key, lane in pool.lanes.items():
         assert lane.workers, "an empty lane was kept"
         assert lane.ready == sum(w.ready for w in lane.workers), "ready miscounted"
@@ -67,13 +70,16 @@ def _check_pool(core: BrokerCore) -> None:
         assert set(lane.idle) == idle, "idle workers are not those that could work"
         assert list(lane.idle.values()) == sorted(lane.idle.values()), "not LRU"
         for worker in lane.workers:
-            assert worker.lane == key
-            assert pool.by_uuid[worker.uuid] is worker
-            assert pool.by_identity[worker.identity] is worker
+            assert worker.lane == key, "in another's lane"
+            assert pool.by_uuid[worker.uuid] is worker, "under another's uuid"
+            link = worker.identity
+            assert pool.by_identity[link] is worker, "under another's connection"
             assert len(worker.hands) <= 1, "more than one request in hand"
             for dispatch, pending in worker.hands.items():
                 assert pending.worker is worker, "in hand, but whose?"
-                assert pending.dispatch == dispatch
+                assert pending.dispatch == dispatch, "under another's dispatch id"
                 assert pending.queue is None, "in hand and waits"
-                if not pending.answered:
-                    assert pending.due == pending.deadline + VERDICT_GRACE
+                due = pending.deadline + VERDICT_GRACE
+                assert pending.answered or pending.due == due, (
+                    "a wrong time for the broker's own verdict"
+                )

@@ -7,6 +7,7 @@ runs on all of them or on none, so that each event costs O(lanes), never O(worke
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 from falconas.broker.backlog import QueueKey
@@ -133,9 +134,7 @@ class Pool:
     def set_idle(self, worker: Worker, now: float) -> None:
         """Note that a worker has nothing in hand, if it may be given work."""
         if worker.ready and not worker.hands:
-            idle = self.lanes[worker.lane].idle
-            idle.pop(worker, None)
-            idle[worker] = now
+            self.lanes[worker.lane].idle.setdefault(worker, now)
 
     def set_busy(self, worker: Worker) -> None:
         """Note that a worker has something in hand."""
@@ -159,11 +158,16 @@ def script_infos(manifest: Any) -> dict[str, ScriptInfo]:
     for name, entry in scripts.items():
         if not isinstance(name, str) or not isinstance(entry, dict):
             raise ValueError("`scripts` maps names to maps")  # noqa: TRY004
-        budget, error = entry.get("budget"), entry.get("error")
+        error = entry.get("error")
         infos[name] = ScriptInfo(
             name,
             idempotent=entry.get("idempotent") is True,
-            budget=float(budget) if isinstance(budget, int | float) else None,
+            budget=_seconds(entry.get("budget")),
             error=None if error is None else str(error),
         )
     return infos
+
+
+def _seconds(value: Any) -> float | None:
+    number = type(value) in (int, float) and isfinite(value) and value > 0
+    return float(value) if number else None

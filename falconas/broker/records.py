@@ -81,6 +81,7 @@ class Pending:
     priority: int = 0
     attempt: int = 1
     due: float = 0.0
+    cancelled: bool = False
     answered: bool = False
     queue: Any = None  # the Queue that it waits in
     worker: Worker | None = None
@@ -106,8 +107,9 @@ class Worker:
     supervisor: bytes
     lane: LaneKey
     node: str
-    ready: bool
     facts: Extras
+    introduced: Id = b""
+    ready: bool = False
     hands: dict[bytes, Pending] = field(default_factory=dict)
     served: int = 0
     errors: int = 0

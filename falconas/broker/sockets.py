@@ -19,7 +19,7 @@ from typing import Any
 import zmq
 
 from falconas.broker.records import Send
-from falconas.config import ConfigError
+from falconas.config import StartError
 from falconas.protocol import encode
 
 HIGH_WATER = 1000
@@ -42,7 +42,7 @@ def open_router(context: zmq.Context[Any], endpoint: str, limit: int) -> Any:
     """Return a bound ROUTER that takes frames of at most `limit` bytes.
 
     Raises:
-        ConfigError: The endpoint is in use or cannot be bound.
+        StartError: The endpoint is in use or cannot be bound.
     """
     socket = context.socket(zmq.ROUTER)
     socket.set(zmq.ROUTER_MANDATORY, 1)
@@ -62,11 +62,11 @@ def open_router(context: zmq.Context[Any], endpoint: str, limit: int) -> Any:
     except zmq.ZMQError as error:
         socket.close(linger=0)
         if error.errno == zmq.EADDRINUSE:
-            raise ConfigError(
+            raise StartError(
                 f"{endpoint} is in use: is another broker running? Stop it, or"
                 " choose another endpoint"
             ) from None
-        raise ConfigError(f"cannot listen on {endpoint}: {error.strerror}") from None
+        raise StartError(f"cannot listen on {endpoint}: {error.strerror}") from None
     return socket
 
 
@@ -77,7 +77,7 @@ def claim_path(endpoint: str) -> int | None:
         The lock's file descriptor, None for other transports. Closing it unlocks.
 
     Raises:
-        ConfigError: Another process holds it, or the folder cannot be used.
+        StartError: Another process holds it, or the folder cannot be used.
     """
     if not endpoint.startswith("ipc://"):
         return None
@@ -86,12 +86,12 @@ def claim_path(endpoint: str) -> int | None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise ConfigError(f"cannot listen on {endpoint}: {error.strerror}") from None
+        raise StartError(f"cannot listen on {endpoint}: {error.strerror}") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(lock)
-        raise ConfigError(
+        raise StartError(
             f"{endpoint} is in use: is another broker running? Stop it, or choose"
             " another endpoint"
         ) from None

@@ -1,0 +1,80 @@
+"""What the broker itself says of a request that it had accepted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from falconas.broker.records import Body, Pending, ScriptInfo
+from falconas.codec import decode_value, encode_value
+from falconas.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    FalconError,
+    NotFound,
+    Started,
+    Unavailable,
+)
+
+
+def expired(pending: Pending) -> FalconError:
+    """Say that the budget ran out while the request waited."""
+    text = "the budget ran out before a worker was free"
+    return DeadlineExceeded(text, **_facts(pending))
+
+
+def silent(pending: Pending) -> FalconError:
+    """Say that the worker kept the request beyond its deadline."""
+    name = pending.worker.name if pending.worker is not None else "?"
+    text = f"worker {name} had not answered by the deadline"
+    return DeadlineExceeded(text, **_facts(pending))
+
+
+def unserved(pending: Pending, info: ScriptInfo | None, wait: float) -> FalconError:
+    """Say that no worker came for the script, of which `info` is known."""
+    script, facts = pending.script, _facts(pending)
+    if info is None:
+        return NotFound(f"there is no script {script}", **facts)
+    if info.error is not None:
+        return NotFound(f"script {script} does not load: {info.error}", **facts)
+    text = f"no worker is ready for script {script}"
+    return Unavailable(text, retry_after=wait, **facts)
+
+
+def cancelled(pending: Pending) -> FalconError:
+    """Say that the request was cancelled while it waited."""
+    return Cancelled(**_facts(pending))
+
+
+def abandoned(pending: Pending) -> FalconError:
+    """Say that the broker stops before the request is done."""
+    text = "the broker stopped before the request was done"
+    return Unavailable(text, **_facts(pending))
+
+
+def lost(pending: Pending, worker: str, started: Started, reason: str) -> FalconError:
+    """Say that the worker was lost with the request."""
+    text = f"worker {worker} was lost with the request: {reason}"
+    safe = _is_idempotent(pending)
+    return Unavailable(text, started=started, retry_safe=safe)
+
+
+def corrected(body: Body) -> Body:
+    """Amend the error of a repeated request: "not started" is of one attempt only."""
+    try:
+        fields = decode_value(bytes(body))
+    except ValueError:
+        return body
+    if not isinstance(fields, dict) or fields.get("started") != Started.NO:
+        return body
+    return encode_value({**fields, "started": Started.UNKNOWN.value})
+
+
+def _facts(pending: Pending) -> dict[str, Any]:
+    """Whether it was started: an attempt is repeated only where it may have been."""
+    if pending.worker is None and pending.attempt == 1:
+        return {"started": Started.NO, "retry_safe": True}
+    return {"started": Started.UNKNOWN, "retry_safe": _is_idempotent(pending)}
+
+
+def _is_idempotent(pending: Pending) -> bool:
+    return pending.info is not None and pending.info.idempotent

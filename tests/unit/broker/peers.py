@@ -1,0 +1,199 @@
+"""Clients, supervisors and workers in simulation, as docs/protocol.md wants them."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from falconas.codec import encode_value
+from falconas.errors import Code
+from falconas.protocol import (
+    Cancel,
+    Kind,
+    Message,
+    Ready,
+    Reply,
+    Request,
+    Return,
+    Welcome,
+)
+
+
+def _entry(idempotent: bool, budget: float | None = None) -> dict[str, Any]:
+    return {"idempotent": idempotent, "budget": budget, "error": None}
+
+
+MANIFESTS: dict[str, dict[str, dict[str, Any]]] = {
+    "a": {
+        "read": _entry(True),
+        "write": _entry(False),
+        "brief": _entry(True, 0.5),
+        "both": _entry(True),
+        "only_a": _entry(False),
+        "broken": {**_entry(False), "error": "SyntaxError: line 1"},
+    },
+    "b": {
+        "read": _entry(True),
+        "write": _entry(False),
+        "brief": _entry(True, 0.5),
+        "both": _entry(False),
+        "only_b": _entry(True),
+    },
+}
+SCRIPTS = ["read", "write", "read", "write", "brief", "both", "only_a", "only_b"]
+CAPS = {"brief": 0.5}
+
+
+@dataclass(slots=True, eq=False)
+class Link:
+    """A connection; `open`: the broker's sends succeed, which promises nothing."""
+
+    identity: bytes
+    up: deque[tuple[Message, bytes]] = field(default_factory=deque)
+    down: deque[tuple[Message, bytes]] = field(default_factory=deque)
+    open: bool = True
+
+
+@dataclass(slots=True, eq=False)
+class Caller:
+    """A client; `link` is where the broker was told to answer."""
+
+    session: bytes
+    link: Link
+    envelope: tuple[bytes, ...] = ()
+
+
+@dataclass(slots=True, eq=False)
+class Asked:
+    """A request and what became of it."""
+
+    caller: Caller
+    id: bytes
+    script: str
+    body: bytes
+    at: float
+    deadline: float
+    to: Link
+    handed: int = 0
+    starts: list[bool] = field(default_factory=list)  # idempotent there?
+    verdict: tuple[Reply, bytes] | None = None
+    held_until: float | None = None
+    cancelled: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Host:
+    """A supervisor."""
+
+    uuid: bytes
+    manifest: str
+    link: Link
+    beating: bool = True
+
+
+@dataclass(slots=True, eq=False)
+class Process:
+    """A worker process, as docs/protocol.md wants it."""
+
+    uuid: bytes
+    host: Host
+    group: str
+    link: Link
+    alive: bool = True
+    introductions: int = 0
+    welcomed: bool = False
+    inbox: list[tuple[Request, bytes]] = field(default_factory=list)
+    running: tuple[Request, bytes] | None = None
+    last: tuple[Message, bytes] | None = None
+    slot: bytes = b""
+
+    @property
+    def introduction(self) -> bytes:
+        return self.uuid + bytes([self.introductions])
+
+    def introduce(self) -> None:
+        """Say READY; nothing else is said or taken until its WELCOME."""
+        self.introductions += 1
+        self.welcomed = False
+        self.inbox.clear()
+        holding = [self.running[0].id] if self.running else []
+        if self.last is not None:
+            holding.append(self.last[0].id)
+        extras = {"holding": holding, "host": "h", "index": self.uuid[0]}
+        host = self.host
+        ready = Ready(
+            self.introduction,
+            self.uuid,
+            host.uuid,
+            self.group,
+            host.manifest,
+            "main",
+            extras,
+        )
+        self.link.up.append((ready, b""))
+
+    def read(self) -> None:
+        """Take all messages that have arrived."""
+        down = self.link.down
+        while down:
+            message, body = down.popleft()
+            if isinstance(message, Welcome):
+                if message.id == self.introduction:
+                    self.welcomed = True
+                    if self.last is not None:
+                        self.link.up.append(self.last)
+                elif self.welcomed:
+                    self.introduce()
+            elif isinstance(message, Request) and self.welcomed:
+                self.inbox.append((message, body))
+            elif isinstance(message, Cancel):
+                for item in self.inbox:
+                    if item[0].id == message.id:
+                        self.inbox.remove(item)
+                        self._refuse(item[0], Code.CANCELLED)
+                        break
+
+    def next(self, now: float) -> Request | None:
+        """Start the next request that is not late; return it."""
+        while self.inbox and self.running is None:
+            item = self.inbox.pop(0)
+            request = item[0]
+            assert request.budget is not None
+            if now < request.budget:
+                self.running, self.last = item, None
+                assert isinstance(request.id, bytes)
+                self.slot = request.id
+                return request
+            self._refuse(request, Code.DEADLINE_EXCEEDED)
+        return None
+
+    def finish(self, ok: bool, ready: bool) -> None:
+        """Answer what runs with its nonce."""
+        assert self.running is not None
+        (request, body), self.running = self.running, None
+        extras: dict[str, Any] = {} if ready else {"ready": False}
+        if ok:
+            reply = Reply(request.id, Kind.OK, Code.OK, extras)
+            self.answer(reply, b"done " + body)
+        else:
+            reply = Reply(request.id, Kind.ERROR, Code.UNKNOWN, extras)
+            fields = {"message": body.decode(), "started": "yes"}
+            self.answer(reply, encode_value(fields))
+
+    def give_back(self, ready: bool) -> None:
+        """Return what was not started."""
+        request, _ = self.inbox.pop(0)
+        extras = {} if ready else {"ready": False}
+        self.answer(Return(request.id, "no connection", extras), b"")
+
+    def answer(self, message: Message, body: bytes) -> None:
+        """Send an answer, and keep it: it may have to be sent again."""
+        self.last = message, body
+        if self.welcomed:
+            self.link.up.append(self.last)
+
+    def _refuse(self, request: Request, code: Code) -> None:
+        fields = {"message": "refused", "started": "no", "retry_safe": True}
+        reply = Reply(request.id, Kind.ERROR, code, {})
+        self.answer(reply, encode_value(fields))

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+from falconas.broker.backlog import BOOST, Backlog, Queue
+from falconas.broker.records import Client, LaneKey
+from tests.unit.broker.desk import pending
+
+A, B = LaneKey("a", "default", ""), LaneKey("b", "default", "")
+ONE, OTHER = Client(b"1", b"1", session=False), Client(b"2", b"2", session=False)
+
+
+def order(queue: Queue) -> list[int]:
+    return [queue.pop().number for _ in range(len(queue))]
+
+
+def test_one_client_is_served_in_its_order() -> None:
+    queue = Queue(frozenset({A}))
+    for number in (1, 2, 3):
+        queue.push(pending(number, client=ONE))
+
+    assert order(queue) == [1, 2, 3]
+
+
+def test_a_client_with_many_requests_delays_another_by_one_place() -> None:
+    queue = Queue(frozenset({A}))
+    for number in range(1, 6):
+        queue.push(pending(number, client=ONE))
+    queue.push(pending(6, client=OTHER))
+
+    assert order(queue) == [1, 6, 2, 3, 4, 5]
+
+
+def test_clients_take_turns() -> None:
+    queue = Queue(frozenset({A}))
+    for number in range(1, 4):
+        queue.push(pending(number, client=ONE))
+    assert queue.pop().number == 1
+    for number in range(4, 7):
+        queue.push(pending(number, client=OTHER))
+
+    assert order(queue) == [2, 4, 3, 5, 6]
+
+
+def test_what_was_handed_out_before_is_first_whatever_its_client_has() -> None:
+    queue = Queue(frozenset({A}))
+    queue.push(pending(2, client=ONE))
+    queue.push(pending(3, client=OTHER, priority=3))
+    queue.push(pending(1, client=ONE), front=True)
+
+    assert order(queue) == [1, 3, 2]
+
+
+def test_a_higher_priority_is_first() -> None:
+    queue = Queue(frozenset({A}))
+    queue.push(pending(1, client=ONE))
+    queue.push(pending(2, client=OTHER, priority=1))
+
+    assert order(queue) == [2, 1]
+
+
+def test_a_low_priority_ages() -> None:
+    queue = Queue(frozenset({A}))
+    queue.push(pending(1, client=ONE, priority=-1))
+    served = 0
+    for number in range(2, 2 * BOOST + 100):
+        queue.push(pending(number, client=Client(b"", b"", session=False)))
+        if queue.pop().number == 1:
+            break
+        served += 1
+
+    assert BOOST - 2 <= served <= BOOST + 2
+
+
+def test_removed_requests_are_skipped_and_swept() -> None:
+    queue = Queue(frozenset({A}))
+    requests = [pending(number, client=ONE) for number in range(1, 201)]
+    for request in requests:
+        queue.push(request)
+    queue.remove(requests[0])
+    assert queue.head() == (1, 2.0, 2)
+    queue.remove(requests[1])
+    assert queue.pop() is requests[2]
+    for request in requests[3:-1]:
+        queue.remove(request)
+
+    assert len(queue._heap) < 100
+    assert [*queue] == [requests[-1]]
+    assert order(queue) == [200]
+    assert not queue._tags
+
+
+def test_pop_steps_over_what_was_removed() -> None:
+    queue = Queue(frozenset({A}))
+    first, second = pending(1, client=ONE), pending(2, client=ONE)
+    queue.push(first)
+    queue.push(second)
+    queue.remove(first)
+
+    assert queue.pop() is second
+
+
+def test_bounds_of_count_and_bytes() -> None:
+    backlog = Backlog(2, 10)
+    assert backlog.has_room(10)
+    assert not backlog.has_room(11)
+    backlog.push(pending(1, client=ONE, size=4), frozenset({A}))
+    assert backlog.has_room(6)
+    assert not backlog.has_room(7)
+    backlog.push(pending(2, client=ONE, size=4), frozenset({A}))
+    assert not backlog.has_room(0)
+    assert (backlog.count, backlog.bytes) == (2, 8)
+
+
+def test_a_lane_gets_what_it_can_serve_the_oldest_first() -> None:
+    backlog = Backlog(9, 999)
+    only_b = pending(1, client=ONE, size=1)
+    both = pending(2, client=ONE, size=2)
+    only_a = pending(3, client=ONE, size=3)
+    backlog.push(only_b, frozenset({B}))
+    backlog.push(only_a, frozenset({A}))
+    backlog.push(both, frozenset({A, B}))
+
+    assert backlog.pop(A) is both
+    assert backlog.pop(A) is only_a
+    assert backlog.pop(A) is None
+    assert (backlog.count, backlog.bytes, both.queue) == (1, 1, None)
+    assert backlog.pop(B) is only_b
+    assert not backlog.queues
+
+
+def test_the_oldest_of_two_queues_is_first_in_either_order() -> None:
+    backlog = Backlog(9, 999)
+    backlog.push(pending(1, client=ONE), frozenset({A}))
+    backlog.push(pending(2, client=ONE), frozenset({A, B}))
+
+    served = [backlog.pop(A), backlog.pop(A)]
+
+    assert [request.number for request in served if request] == [1, 2]
+
+
+def test_a_request_can_be_removed() -> None:
+    backlog = Backlog(9, 999)
+    request, other = pending(1, client=ONE, size=1), pending(2, client=ONE, size=2)
+    backlog.push(request, frozenset({A}))
+    backlog.push(other, frozenset({A}))
+
+    backlog.remove(request)
+
+    assert [*backlog] == [other]
+    assert (backlog.count, backlog.bytes, request.queue) == (1, 2, None)
+
+
+def test_everything_can_be_taken_the_oldest_first() -> None:
+    backlog = Backlog(9, 999)
+    first, second = pending(1, client=ONE, size=1), pending(2, client=ONE)
+    backlog.push(second, frozenset({A}))
+    backlog.push(first, frozenset({B}))
+
+    assert backlog.take_all() == [first, second]
+    assert (backlog.count, backlog.bytes) == (0, 0)
+    assert not backlog.queues
+    assert first.queue is None

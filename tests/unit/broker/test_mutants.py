@@ -1,0 +1,96 @@
+"""Are the tests able to fail? Planted bugs (tests/mutants) must be found.
+
+Each patch says what is wrong and who finds it: the machine, with the same seeds that
+the sound core passes, or a test file where the rule is one of order.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.unit.broker.test_machine import RUNS
+
+ROOT = Path(__file__).parents[3]
+PATCHES = sorted((ROOT / "tests/mutants").glob("*.patch"))
+MACHINE = f"from tests.unit.broker.machine import campaign; campaign({RUNS})"
+TESTS = "import pytest, sys; sys.exit(pytest.main(sys.argv[1:]))"
+OPTIONS = ["-q", "-x", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
+
+
+def plant(patch: str, tree: Path) -> None:
+    """Apply a unified diff; its lines must be there, exactly once."""
+    name = re.search(r"^\+\+\+ b/(\S+)$", patch, re.MULTILINE)
+    assert name, "not a unified diff"
+    path = tree / name[1]
+    source = path.read_text()
+    hunks = re.split(r"^@@.*@@.*\n", patch, flags=re.MULTILINE)[1:]
+    assert hunks, "not a unified diff"
+    for hunk in hunks:
+        lines = hunk.splitlines(keepends=True)
+        old = "".join(line[1:] for line in lines if line[0] != "+")
+        new = "".join(line[1:] for line in lines if line[0] != "-")
+        assert source.count(old) == 1, f"no longer applies:\n{hunk}"
+        source = source.replace(old, new)
+    path.write_text(source)
+
+
+def command(finder: str) -> list[str]:
+    look = "import falconas; print(falconas.__file__); "
+    if finder == "machine":
+        return [sys.executable, "-P", "-c", look + MACHINE]
+    path = str(Path(__file__).parent / finder)
+    return [sys.executable, "-P", "-c", look + TESTS, *OPTIONS, path]
+
+
+def search(finder: str, tree: Path) -> subprocess.CompletedProcess[str]:
+    paths = os.pathsep.join(map(str, (tree, ROOT)))
+    environ = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(
+        command(finder),
+        env=environ,
+        cwd=tree,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tree = tmp_path_factory.mktemp("sound")
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "falconas", tree / "falconas", ignore=ignore)
+    return tree
+
+
+@pytest.mark.parametrize("patch", PATCHES, ids=lambda path: str(path.stem))
+def test_planted_bug_is_found(patch: Path, sound: Path, tmp_path: Path) -> None:
+    shutil.copytree(sound, tmp_path, dirs_exist_ok=True)
+    text = patch.read_text()
+    plant(text, tmp_path)
+    finder = re.search(r"^Found by: (\S+)$", text, re.MULTILINE)
+    assert finder, "the patch does not say who finds it"
+
+    found = search(finder[1], tmp_path)
+
+    assert found.returncode == 1, found.stdout + found.stderr
+    assert found.stdout.startswith(str(tmp_path)), "not the planted code ran"
+
+
+def test_there_are_bugs_of_many_kinds() -> None:
+    assert len(PATCHES) >= 12
+
+
+def test_a_patch_that_no_longer_applies_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "module.py").write_text("a\nc\n")
+    patch = "--- a/module.py\n+++ b/module.py\n@@ -1 +1 @@\n-b\n+c\n"
+
+    with pytest.raises(AssertionError, match="no longer applies"):
+        plant(patch, tmp_path)

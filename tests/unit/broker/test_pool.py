@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+from math import inf, nan
+from typing import Any
+
+import pytest
+
+from falconas.broker.pool import MANIFESTS, Pool, script_infos
+from falconas.broker.records import LaneKey, ScriptInfo, Worker
+from tests.unit.broker.desk import pending
+
+A, B = LaneKey("a", "default", ""), LaneKey("b", "default", "")
+READ = ScriptInfo("read")
+
+
+def worker(name: bytes, lane: LaneKey = A, supervisor: bytes = b"s") -> Worker:
+    return Worker(name, b"link " + name, supervisor, lane, "main", {}, ready=True)
+
+
+@pytest.fixture
+def pool() -> Pool:
+    pool = Pool()
+    pool.learn("a", {"read": READ, "only_a": READ})
+    pool.learn("b", {"read": READ, "only_b": ScriptInfo("only_b", error="bad")})
+    return pool
+
+
+def idle(pool: Pool, *names: bytes, lane: LaneKey = A) -> list[Worker]:
+    workers = [worker(name, lane) for name in names]
+    for now, one in enumerate(workers):
+        pool.add(one)
+        pool.set_idle(one, float(now))
+    return workers
+
+
+def test_the_least_recently_used_idle_worker_is_chosen(pool: Pool) -> None:
+    first, second = idle(pool, b"1", b"2")
+    key = pool.route("read")
+
+    assert pool.choose(key) is first
+    pool.set_busy(first)
+    assert pool.choose(key) is second
+    pool.set_idle(first, 5.0)
+    assert pool.choose(key) is second
+    pool.set_busy(first)
+    pool.set_busy(second)
+    assert pool.choose(key) is None
+
+
+def test_a_worker_that_is_idle_already_keeps_its_place(pool: Pool) -> None:
+    first, second = idle(pool, b"1", b"2")
+
+    pool.set_idle(first, 9.0)
+
+    assert pool.choose(pool.route("read")) is first
+    assert second.ready
+
+
+def test_the_order_holds_across_lanes(pool: Pool) -> None:
+    old, young = worker(b"1", B), worker(b"2", A)
+    for one, since in ((young, 2.0), (old, 1.0)):
+        pool.add(one)
+        pool.set_idle(one, since)
+
+    assert pool.choose(pool.route("read")) is old
+    assert pool.choose(pool.route("only_a")) is young
+    pool.set_busy(old)
+    assert pool.choose(pool.route("read")) is young
+
+
+def test_a_script_that_does_not_load_is_routed_nowhere(pool: Pool) -> None:
+    idle(pool, b"1", lane=B)
+
+    assert pool.route("only_b") == frozenset()
+    assert pool.route("only_a") == frozenset()
+    assert pool.route("read") == {B}
+    assert pool.route("read") is pool.route("read")
+
+
+def test_routes_follow_lanes(pool: Pool) -> None:
+    (one,) = idle(pool, b"1")
+    assert pool.route("read") == {A}
+    other = worker(b"2", B)
+    assert pool.add(other)
+    assert not pool.add(worker(b"3", B))
+    assert pool.route("read") == {A, B}
+
+    assert pool.remove(one)
+
+    assert pool.route("read") == {B}
+    assert not pool.remove(other)
+
+
+def test_a_lane_may_be_there_before_its_manifest() -> None:
+    pool = Pool()
+    idle(pool, b"1")
+    assert pool.route("read") == frozenset()
+
+    assert pool.learn("a", {"read": READ})
+
+    assert pool.route("read") == {A}
+    assert not pool.learn("a", {})
+    assert pool.route("read") == {A}
+
+
+def test_who_is_not_ready_or_has_work_is_not_idle(pool: Pool) -> None:
+    one, other = idle(pool, b"1", b"2")
+    pool.set_ready(one, False)
+    pool.set_idle(one, 3.0)
+    pool.set_busy(other)
+    other.hands[b"1"] = pending()
+    pool.set_idle(other, 3.0)
+
+    assert pool.choose(pool.route("read")) is None
+    assert pool.is_served(pool.route("read"))
+    pool.set_ready(other, False)
+    assert not pool.is_served(pool.route("read"))
+    pool.set_ready(other, True)
+    assert pool.is_served(pool.route("read"))
+
+
+def test_workers_are_found_by_connection_uuid_and_supervisor(pool: Pool) -> None:
+    one, other = worker(b"1"), worker(b"2", supervisor=b"t")
+    pool.add(one)
+    pool.add(other)
+
+    pool.rebind(one, b"new link")
+
+    assert pool.by_identity == {b"new link": one, b"link 2": other}
+    assert pool.of_supervisor(b"t") == [other]
+
+
+def test_a_sound_new_version_of_a_script_counts(pool: Pool) -> None:
+    newer = ScriptInfo("read", idempotent=True)
+    pool.learn("c", {"read": newer, "bad": ScriptInfo("bad", error="old")})
+    pool.learn("d", {"read": ScriptInfo("read", error="?"), "bad": READ})
+    pool.learn("e", {"bad": ScriptInfo("bad", error="new")})
+    pool.learn("f", {"worse": ScriptInfo("worse", error="older")})
+    pool.learn("g", {"worse": ScriptInfo("worse", error="newer")})
+
+    assert pool.info("read") is newer
+    assert pool.info("bad") is READ
+    assert pool.info("worse") == ScriptInfo("worse", error="newer")
+    assert pool.info("nothing") is None
+
+
+def test_old_manifests_are_forgotten_unless_in_use(pool: Pool) -> None:
+    idle(pool, b"1", lane=A)
+    for number in range(2 * MANIFESTS):
+        pool.learn(f"m{number}", {"new": ScriptInfo("new", budget=float(number))})
+
+    assert len(pool.manifests) == MANIFESTS
+    assert "a" in pool.manifests
+    assert "b" not in pool.manifests
+    assert pool.longest_budget == 2.0 * MANIFESTS - 1
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [None, [], {}, {"scripts": []}, {"scripts": {1: {}}}, {"scripts": {"a": 1}}],
+)
+def test_what_is_no_manifest_is_refused(manifest: Any) -> None:
+    with pytest.raises(ValueError, match="scripts"):
+        script_infos(manifest)
+
+
+@pytest.mark.parametrize(
+    ("budget", "seconds"),
+    [
+        (2, 2.0),
+        (0.5, 0.5),
+        *[(wrong, None) for wrong in (None, "2", True, 0, -1.0, nan, inf)],
+    ],
+)
+def test_a_manifests_budget_is_a_positive_number(
+    budget: Any, seconds: float | None
+) -> None:
+    infos = script_infos({"scripts": {"a": {"budget": budget, "idempotent": 1}}})
+
+    assert infos["a"] == ScriptInfo("a", idempotent=False, budget=seconds)
+
+
+def test_a_manifest_says_what_does_not_load() -> None:
+    entry = {"idempotent": True, "error": "SyntaxError"}
+
+    infos = script_infos({"scripts": {"a": entry}})
+
+    assert infos["a"] == ScriptInfo("a", idempotent=True, error="SyntaxError")

@@ -1,0 +1,456 @@
+"""Peers of a broker in simulation, and what may and may not happen between them.
+
+Messages travel on links that delay, keep or lose them. Each request carries its
+nonce as its body, a worker answers with the nonce of what it was given, and `World`
+checks every message that leaves the core against what it knows.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Any
+
+from falconas.broker.core import BrokerCore
+from falconas.broker.invariants import check_invariants
+from falconas.broker.records import Peer, Send, Socket
+from falconas.codec import decode_value, encode_value
+from falconas.errors import Code
+from falconas.protocol import (
+    Cancel,
+    Disconnect,
+    Heartbeat,
+    Hello,
+    Id,
+    Kind,
+    Lost,
+    Message,
+    Ready,
+    Register,
+    Reply,
+    Request,
+    Return,
+    Status,
+    Welcome,
+)
+from falconas.settings import Broker
+from tests.unit.broker.peers import CAPS, MANIFESTS, Asked, Caller, Host, Link, Process
+
+# As documented, not as imported: the rule itself is under test.
+GRACE, RESOLUTION, SLACK = 0.7, 0.01, 1e-6
+SETTINGS = Broker(
+    queue_requests=5,
+    queue_bytes=200,
+    client_requests=4,
+    params_bytes=64,
+    budget=3.0,
+    worker_wait=1.0,
+    start_wait=3.0,
+    drain_timeout=2.0,
+)
+
+
+class World:
+    """A broker's core, its peers, and the rules."""
+
+    def __init__(self, settings: Broker = SETTINGS) -> None:
+        self.now = 100.0
+        self.settings = settings
+        self.core = BrokerCore(settings, b"epoch###", self.now)
+        self.links: dict[bytes, Link] = {}
+        self.asked: dict[Id, Asked] = {}
+        self.callers: list[Caller] = []
+        self.hosts: list[Host] = []
+        self.workers: list[Process] = []
+        self.live: dict[bytes, Process] = {}  # whom the broker may give requests
+        self.owing: dict[bytes, set[Any]] = {}  # what it has not heard of since
+        self.learned: set[str] = set()
+        self.given_back = 0
+        self.introduced: dict[bytes, bytes] = {}
+        self._greeting: Caller | None = None
+        self._duplicate: bytes | None = None
+        self._serial = 0
+
+    def link(self) -> Link:
+        self._serial += 1
+        link = Link(b"link%d" % self._serial)
+        self.links[link.identity] = link
+        return link
+
+    # Clients
+
+    def caller(self, session: bytes) -> Caller:
+        caller = Caller(session, self.link())
+        if session:
+            self.hello(caller, caller.link)
+        else:
+            caller.envelope = (b"",)
+        self.callers.append(caller)
+        return caller
+
+    def hello(self, caller: Caller, link: Link) -> None:
+        """Say HELLO: whatever is owed comes here from now on."""
+        if caller.session:
+            caller.link, self._greeting = link, caller
+            peer = Peer(Socket.FRONTEND, link.identity)
+            self.core.hello(peer, Hello(b"hello", caller.session, {}), self.now)
+            self.flush()
+            self._greeting = None
+            late = [a for a in self._of(caller) if (a.held_until or 0.0) > self.now]
+            assert not late or not link.open, "a kept answer was not given"
+        else:
+            caller.link = link
+
+    def ask(
+        self,
+        caller: Caller,
+        script: str,
+        budget: float | None = None,
+        extras: dict[str, Any] | None = None,
+        padding: int = 0,
+    ) -> Asked:
+        """Send a request, which arrives at once."""
+        self._serial += 1
+        id_ = b"ask%d" % self._serial
+        body = b"nonce%d" % self._serial + bytes(padding)
+        cap = CAPS.get(script) if self.learned else None
+        wanted = self.settings.budget if budget is None else budget
+        asked = Asked(
+            caller,
+            id_,
+            script,
+            body,
+            self.now,
+            self.now + min(wanted, cap or wanted),
+            caller.link,
+        )
+        busy, full = self._limits(caller, len(body))
+        self.asked[id_] = asked
+        peer = Peer(Socket.FRONTEND, caller.link.identity, caller.envelope)
+        request = Request(id_, script, budget, {"_caller": "x", **(extras or {})})
+        self.core.request(peer, request, body, self.now)
+        self.flush()
+        refused = asked.verdict is not None and not asked.handed
+        assert not busy or refused, "beyond the client's bound"
+        assert asked.handed or refused or not full, "beyond the bound of the queue"
+        if refused and asked.verdict is not None:
+            crowded = asked.verdict[0].code == Code.RESOURCE_EXHAUSTED
+            assert not crowded or busy or full, "refused though there is room"
+        return asked
+
+    def duplicate(self, asked: Asked) -> None:
+        """Use the id of an outstanding request again."""
+        caller = asked.caller
+        peer = Peer(Socket.FRONTEND, caller.link.identity, caller.envelope)
+        self._duplicate = asked.id
+        again = Request(asked.id, asked.script, None, {})
+        self.core.request(peer, again, b"again", self.now)
+        self.flush()
+        assert self._duplicate is None, "a duplicate id was not refused"
+
+    def cancel(self, asked: Asked) -> None:
+        caller = asked.caller
+        peer = Peer(Socket.FRONTEND, caller.link.identity, caller.envelope)
+        self.core.cancel(peer, Cancel(asked.id, {}), self.now)
+        if asked.to is caller.link or caller.session:
+            asked.cancelled = True
+        self.flush()
+
+    def _limits(self, caller: Caller, size: int) -> tuple[bool, bool]:
+        """Tell whether the client's bound and the queue's are reached."""
+        waiting = list(self.core.flow.backlog)
+        size += sum(len(p.body) for p in waiting)
+        full = len(waiting) >= self.settings.queue_requests
+        theirs = [a for a in self._of(caller) if a.to is caller.link or caller.session]
+        outstanding = sum(a.verdict is None for a in theirs)
+        busy = outstanding >= self.settings.client_requests
+        return busy, full or size > self.settings.queue_bytes
+
+    def _of(self, caller: Caller) -> list[Asked]:
+        return [asked for asked in self.asked.values() if asked.caller is caller]
+
+    # Workers and supervisors
+
+    def host(self, manifest: str) -> Host:
+        host = Host(bytes([len(self.hosts)]) * 16, manifest, self.link())
+        self.hosts.append(host)
+        return host
+
+    def register(self, host: Host) -> None:
+        self.learned.add(host.manifest)
+        register = Register(b"r", host.uuid, "h", host.manifest, {})
+        body = encode_value({"scripts": MANIFESTS[host.manifest]})
+        host.link.up.append((register, body))
+
+    def beat(self, host: Host) -> None:
+        alive = [w.uuid for w in self.workers if w.host is host and w.alive]
+        heartbeat = Heartbeat(b"h", host.uuid, {})
+        host.link.up.append((heartbeat, encode_value(alive)))
+
+    def spawn(self, host: Host, group: str) -> Process:
+        uuid = bytes([100 + len(self.workers)]) * 16
+        worker = Process(uuid, host, group, self.link())
+        self.workers.append(worker)
+        worker.introduce()
+        return worker
+
+    def start(self, worker: Process) -> None:
+        """Let a worker read its messages and start what it should."""
+        worker.read()
+        request = worker.next(self.now)
+        if request is None:
+            return
+        asked = self.asked[request.extras["origin"]]
+        idempotent = MANIFESTS[worker.host.manifest][request.script]["idempotent"]
+        asked.starts.append(idempotent)
+        assert asked.starts.count(False) <= 1, "not idempotent, but started twice"
+        assert len(asked.starts) <= 2, "started three times"
+        if asked.verdict is not None:
+            assert _started(asked.verdict) != "no", "started in spite of its verdict"
+
+    def end(self, worker: Process, kept: int, *, noticed: bool) -> None:
+        """Kill a worker; `kept` of its last messages still arrive."""
+        worker.alive = False
+        up = worker.link.up
+        while len(up) > kept:
+            up.pop()
+        worker.link.open = not noticed
+        state = "RUN" if worker.running else "IDLE"
+        lost = Lost(worker.slot, worker.uuid, state, "killed", {})
+        worker.host.link.up.append((lost, b""))
+
+    def reconnect(self, worker: Process, kept: int) -> None:
+        """Move a worker to a new connection; some old messages still arrive."""
+        old, worker.link = worker.link, self.link()
+        while len(old.up) > kept:
+            old.up.pop()
+        old.open = False
+        worker.link.down.extend(old.down)  # read late, before the WELCOME
+        worker.introduce()
+
+    def deliver(self, link: Link, count: int) -> None:
+        """Let up to `count` messages of a peer arrive."""
+        while link.up and count:
+            count -= 1
+            message, body = link.up.popleft()
+            self._arrive(link, message, body)
+            self.flush()
+
+    def _arrive(self, link: Link, message: Message, body: bytes) -> None:
+        core, now = self.core, self.now
+        peer = Peer(Socket.BACKEND, link.identity)
+        if isinstance(message, Ready) and self._is_stale(message):
+            core.ready(peer, message, now)
+        elif isinstance(message, Ready):
+            owing = self.owing.get(message.worker, set())
+            self._forget([message.worker])
+            self.owing[message.worker] = owing & set(message.extras["holding"])
+            owner = next(w for w in self.workers if w.uuid == message.worker)
+            self.live[link.identity] = owner
+            core.ready(peer, message, now)
+        elif isinstance(message, Status):
+            core.status(peer, message, now)
+        elif isinstance(message, Reply):
+            self._heard(link, message)
+            # The core may amend the extras, but the worker keeps its last answer.
+            reply = message._replace(extras=dict(message.extras))
+            core.reply(peer, reply, body, now)
+        elif isinstance(message, Return):
+            self._heard(link, message)
+            core.returned(peer, message, now)
+        elif isinstance(message, Disconnect):
+            self._gone(link)
+            core.disconnect(peer, now)
+        elif isinstance(message, Lost):
+            self._forget([message.worker])
+            core.lost(message, now)
+        elif isinstance(message, Register):
+            core.register(Peer(Socket.CONTROL, link.identity), message, body, now)
+        elif isinstance(message, Heartbeat):
+            self._beaten(message, body)
+            peer = Peer(Socket.CONTROL, link.identity)
+            core.heartbeat(peer, message, body, now)
+
+    def _is_stale(self, ready: Ready) -> bool:
+        """Tell whether a later READY of this worker has overtaken this one."""
+        known = ready.worker in {worker.uuid for worker in self.live.values()}
+        last = self.introduced.get(ready.worker, b"")
+        assert isinstance(ready.id, bytes)
+        self.introduced[ready.worker] = max(ready.id, last) if known else ready.id
+        return known and ready.id < last
+
+    def _beaten(self, heartbeat: Heartbeat, body: bytes) -> None:
+        if heartbeat.supervisor in self.core.hosts.supervisors:
+            alive = decode_value(body)
+            theirs = [w for w in self.workers if w.host.uuid == heartbeat.supervisor]
+            self._forget([w.uuid for w in theirs if w.uuid not in alive])
+
+    def _forget(self, uuids: list[bytes]) -> None:
+        gone = [i for i, worker in self.live.items() if worker.uuid in uuids]
+        for identity in gone:
+            self._gone(self.links[identity])
+
+    def _gone(self, link: Link) -> None:
+        worker = self.live.pop(link.identity, None)
+        if worker is not None:
+            self.owing.pop(worker.uuid, None)
+
+    def _heard(self, link: Link, answer: Reply | Return) -> None:
+        worker = self.live.get(link.identity)
+        if worker is not None:
+            self.owing[worker.uuid].discard(answer.id)
+
+    # Time
+
+    def tick(self) -> None:
+        self.core.tick(self.now)
+        self.flush()
+        for asked in self.asked.values():
+            if asked.verdict is None:
+                limit = asked.deadline + RESOLUTION + (GRACE if asked.handed else 0.0)
+                assert self.now < limit + SLACK, "no verdict in time"
+
+    def check(self) -> None:
+        """Compare the core's books with ours."""
+        check_invariants(self.core)
+        outstanding = sum(asked.verdict is None for asked in self.asked.values())
+        assert self.core.flow.open == outstanding, "not one verdict for each request"
+
+    def settle(self, *, work: bool) -> None:
+        """Let everything arrive and all time pass; every request has its verdict."""
+        for _ in range(12):
+            for worker in self.workers:
+                if worker.alive and work:
+                    self.start(worker)
+                    if worker.running:
+                        worker.finish(ok=True, ready=True)
+            for link in list(self.links.values()):
+                self.deliver(link, 100)
+        self.check()
+        end = max([self.now, *(a.deadline for a in self.asked.values())]) + 2.0
+        while self.now < end and not self.core.drained:
+            self.now = max(self.now, self.core.wake_at()) + SLACK
+            self.tick()
+        self.check()
+        for asked in self.asked.values():
+            assert asked.verdict is not None, "no verdict at all"
+        flow = self.core.flow
+        counts = flow.counters
+        answered = [n for name, n in counts.items() if name.startswith(_ENDS)]
+        assert flow.open == 0
+        assert counts["requests"] == sum(answered), "verdicts do not add up"
+        assert len(flow.expiry) == 0
+        assert self.core.drained == (self.core.draining_until < inf)
+
+    # What the broker says
+
+    def flush(self) -> None:
+        """Put on the links what the core wants sent, as the loop does."""
+        while sends := self.core.take_sends():
+            for send in sends:
+                link = self.links[send.identity]
+                if send.socket is Socket.FRONTEND:
+                    self._to_client(send, link)
+                elif isinstance(send.message, Request) and link.open:
+                    self._to_worker(send, send.message)
+                self._hand_over(send, link)
+
+    def _hand_over(self, send: Send, link: Link) -> None:
+        message = send.message
+        if isinstance(message, Welcome) and message.id == b"?":
+            self._gone(link)
+        if link.open:
+            link.down.append((message, send.body))
+            return
+        asked = self.asked.get(message.id)
+        if send.socket is Socket.FRONTEND and asked and asked.caller.session:
+            asked.held_until = self.now + self.settings.budget
+        self._gone(link)
+        self.core.unreachable(send, self.now)
+
+    def _to_worker(self, send: Send, request: Request) -> None:
+        worker = self.live.get(send.identity)
+        assert worker is not None, "a request to a worker that is gone"
+        assert not self.owing[worker.uuid], "more than one request in hand"
+        self.owing[worker.uuid].add(request.id)
+        asked = self.asked[request.extras["origin"]]
+        asked.handed += 1
+        assert asked.verdict is None, "handed out after its verdict"
+        assert not asked.cancelled, "handed out though cancelled"
+        assert send.body == asked.body, "somebody else's parameters"
+        assert request.script == asked.script
+        entry = MANIFESTS[worker.host.manifest].get(request.script)
+        assert entry is not None, "a worker without the script"
+        assert entry["error"] is None, "a script that does not load"
+        deadline = min(asked.deadline, asked.at + (entry["budget"] or 9.9))
+        assert request.budget is not None
+        assert abs(request.budget - deadline) < SLACK, "a wrong deadline"
+        assert self.now < request.budget, "handed out too late"
+        assert "_caller" not in request.extras
+        assert request.extras["now"] == self.now
+
+    def _to_client(self, send: Send, link: Link) -> None:
+        message = send.message
+        if isinstance(message, Welcome):
+            self._welcomed(send)
+            return
+        assert isinstance(message, Reply)
+        asked = self.asked[message.id]
+        caller = asked.caller
+        assert link is (caller.link if caller.session else asked.to), "wrong client"
+        if message.id == self._duplicate:
+            draining = self.core.draining_until < inf
+            refused = Code.UNAVAILABLE if draining else Code.ALREADY_EXISTS
+            assert message.code == refused
+            self._duplicate = None
+            return
+        verdict = message, bytes(send.body)
+        if asked.verdict is not None:
+            assert self._greeting is caller, "two verdicts"
+            assert asked.held_until is not None, "two verdicts"
+            assert asked.verdict == verdict
+            asked.held_until = None
+            return
+        assert send.envelope == caller.envelope
+        asked.verdict = verdict
+        self._check_verdict(asked, message, verdict)
+
+    def _check_verdict(
+        self, asked: Asked, reply: Reply, verdict: tuple[Reply, bytes]
+    ) -> None:
+        if reply.kind == Kind.OK:
+            assert verdict[1] == b"done " + asked.body, "somebody else's result"
+            assert asked.starts, "a result without a start"
+            return
+        fields = decode_value(verdict[1])
+        if reply.code == Code.UNKNOWN:
+            assert fields["message"] == asked.body.decode(), "somebody else's error"
+        if fields["started"] == "no":
+            assert not asked.starts, "started, but denied"
+        elif fields["started"] == "yes":
+            assert asked.starts, "not started, but claimed"
+        if asked.starts.count(False):
+            assert not fields.get("retry_safe"), "a retry would not be safe"
+        if "had not answered" in fields["message"]:
+            entry = CAPS.get(asked.script, 9.9)
+            deadline = min(asked.deadline, asked.at + entry)
+            assert self.now > deadline + GRACE - SLACK, "given up too early"
+        elif "ran out" in fields["message"]:
+            assert self.now > asked.at + 0.01
+
+    def _welcomed(self, send: Send) -> None:
+        caller = self._greeting
+        if caller is None:
+            return
+        theirs = self._of(caller)
+        owed = {a.id for a in theirs if a.verdict is None}
+        owed |= {a.id for a in theirs if (a.held_until or 0.0) > self.now}
+        assert set(decode_value(send.body)) == owed, "a session's requests forgotten"
+
+
+_ENDS = ("verdicts.", "replies.")
+
+
+def _started(verdict: tuple[Reply, bytes]) -> str:
+    if verdict[0].kind == Kind.OK:
+        return "yes"
+    return str(decode_value(verdict[1])["started"])
