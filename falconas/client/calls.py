@@ -1,0 +1,285 @@
+"""The calls of one client, from their acceptance to their verdicts.
+
+Pure. A call without a verdict is in `unsent` or in `sent`, never in both;
+`settle` alone ends it, once. Only an idempotent call is handed over a second time,
+and under another id: the reply to the first can then no longer be taken for the
+reply to the second.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from dataclasses import dataclass
+from math import inf, isfinite
+from typing import Any, NamedTuple
+
+from falconas import codec
+from falconas.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    FalconError,
+    Internal,
+    InvalidArgument,
+    ResourceExhausted,
+    Started,
+    Unavailable,
+)
+from falconas.protocol import BUDGET_LIMIT, Catalogue, Request, encode
+
+# So long after its deadline a call ends here, whatever the broker does.
+GRACE = 1.0
+OUTSTANDING = 1_000
+ATTEMPTS = 2
+
+
+class Verdict(NamedTuple):
+    """How a call ended: the result's body, or the error to raise.
+
+    `info` holds the extras of the reply; the client's own verdicts say
+    `{"verdict": "client"}`.
+    """
+
+    body: bytes
+    error: FalconError | None
+    info: dict[str, Any]
+
+    def value(self) -> Any:
+        """Return the result or raise the error."""
+        if self.error is not None:
+            raise self.error
+        try:
+            return codec.decode_value(self.body)
+        except ValueError as error:
+            raise Internal(
+                f"the result cannot be read: {error}", started=Started.YES
+            ) from None
+
+
+@dataclass(slots=True, eq=False)
+class Outstanding:
+    """A call of the caller `owner`; it has an owner until it has a verdict.
+
+    `script` is None for the catalogue, `budget` None for the script's own,
+    `idempotent` None where the catalogue shall decide.
+    """
+
+    id: bytes
+    owner: Any
+    script: str | None
+    body: bytes
+    budget: float | None
+    idempotent: bool | None
+    asked: float
+    deadline: float
+    attempts: int = 0
+    cancelled: bool = False
+
+    @property
+    def overdue_at(self) -> float:
+        """When the client ends it: what never left needs no grace."""
+        return self.deadline + GRACE if self.attempts else self.deadline
+
+    def header(self, now: float) -> bytes:
+        """Return the frame that asks the broker, with the time left at `now`."""
+        if self.script is None:
+            return encode(Catalogue(self.id, {}))
+        own = self.budget is None and not self.attempts
+        left = None if own else self.deadline - now
+        return encode(Request(self.id, self.script, left, {"accept": ["ext"]}))
+
+
+class Calls:
+    """All calls without a verdict, and the verdicts not yet taken."""
+
+    def __init__(
+        self, session: bytes, endpoint: str, budget: float, limit: int
+    ) -> None:
+        self.unsent: OrderedDict[bytes, Outstanding] = OrderedDict()
+        self.sent: dict[bytes, Outstanding] = {}
+        self.counters: Counter[str] = Counter()
+        # Which scripts are idempotent, as the broker told.
+        self.catalogue: dict[str, bool] = {}
+        # No call is overdue before; exact only after `sweep`.
+        self.due = inf
+        self._prefix = session[:8]
+        self._serial = 0
+        self._endpoint = endpoint
+        self._budget = check_budget(budget)
+        self._limit = limit
+        self._verdicts: list[tuple[Any, Verdict]] = []
+
+    def __len__(self) -> int:
+        return len(self.unsent) + len(self.sent)
+
+    def new_id(self) -> bytes:
+        """Return an id that this client has not used yet."""
+        self._serial += 1
+        return self._prefix + self._serial.to_bytes(8, "big")
+
+    def all(self) -> list[Outstanding]:
+        """Return every call without a verdict."""
+        return [*self.sent.values(), *self.unsent.values()]
+
+    def accept(
+        self,
+        owner: Any,
+        script: str | None,
+        body: bytes,
+        now: float,
+        *,
+        budget: float | None,
+        idempotent: bool | None,
+    ) -> Outstanding:
+        """Take on a call, or raise why not."""
+        patience = self._budget if budget is None else check_budget(budget)
+        if len(self) >= self._limit:
+            self.counters["refused"] += 1
+            raise ResourceExhausted(
+                f"{self._limit} calls of this client are outstanding",
+                retry_safe=True,
+                retry_after=0.1,
+            )
+        call = Outstanding(
+            id=self.new_id(),
+            owner=owner,
+            script=script,
+            body=body,
+            budget=budget if script is not None else patience,
+            idempotent=idempotent,
+            asked=now,
+            deadline=now + patience,
+        )
+        self.unsent[call.id] = call
+        self.due = min(self.due, call.deadline)
+        self.counters["accepted"] += 1
+        return call
+
+    def hand_over(self, longest: float, now: float) -> Outstanding:
+        """Move the first unsent call to the sent ones.
+
+        Without a budget of its own it may now take what the `longest` script may.
+        """
+        _, call = self.unsent.popitem(last=False)
+        self.sent[call.id] = call
+        if call.budget is None and not call.attempts:
+            call.deadline = now + longest
+        call.attempts += 1
+        self.due = min(self.due, call.overdue_at)
+        return call
+
+    def is_idempotent(self, call: Outstanding) -> bool:
+        """Tell whether it may be run twice: by the caller's word or the catalogue."""
+        if call.idempotent is not None:
+            return call.idempotent
+        return self.catalogue.get(str(call.script), False)
+
+    def recover(self, call: Outstanding, now: float) -> None:
+        """What the broker no longer knows is sent once more, if it may be."""
+        again = call.attempts < ATTEMPTS and call.deadline > now
+        if not again or call.cancelled or not self.is_idempotent(call):
+            self.lose(call)
+            return
+        del self.sent[call.id]
+        call.id = self.new_id()
+        self.unsent[call.id] = call
+        self.counters["resent"] += 1
+
+    def lose(self, call: Outstanding) -> None:
+        """End a call that was sent to a broker which is gone."""
+        if call.cancelled:
+            self.cancel(call)
+            return
+        self.counters["lost"] += 1
+        self.fail(
+            call,
+            Unavailable(
+                f"the broker at {self._endpoint} was lost; the outcome is unknown",
+                started=Started.UNKNOWN,
+                retry_safe=self.is_idempotent(call),
+            ),
+        )
+
+    def cancel(self, call: Outstanding, reason: str = "") -> None:
+        """End a call that its caller no longer wants."""
+        started = Started.UNKNOWN if call.attempts else Started.NO
+        safe = not call.attempts or self.is_idempotent(call)
+        self.fail(call, Cancelled(reason, started=started, retry_safe=safe))
+
+    def expire(self, call: Outstanding, now: float, trouble: str) -> None:
+        """End a call whose time is up; `trouble` says why it could not be sent."""
+        waited = f"after {now - call.asked:.1f} s"
+        if not call.attempts and trouble:
+            self.counters["unreachable"] += 1
+            self.fail(call, Unavailable(f"{trouble} {waited}", retry_safe=True))
+        elif not call.attempts:
+            text = f"the broker at {self._endpoint} took no request {waited}"
+            self.fail(call, DeadlineExceeded(text, retry_safe=True))
+        elif call.id in self.unsent:
+            self.lose(call)
+        else:
+            self.counters["last_resort"] += 1
+            error = DeadlineExceeded(
+                f"no verdict from {self._endpoint} {waited}",
+                started=Started.UNKNOWN,
+                retry_safe=self.is_idempotent(call),
+            )
+            self.fail(call, error)
+
+    def sweep(self, now: float, trouble: str) -> None:
+        """End what is overdue."""
+        if now < self.due:
+            return
+        for call in self.all():
+            if now >= call.overdue_at:
+                self.expire(call, now, trouble)
+        self.due = min((call.overdue_at for call in self.all()), default=inf)
+
+    def fail(self, call: Outstanding, error: FalconError) -> None:
+        """End a call by the client's own verdict."""
+        self.settle(call, Verdict(b"", error, {"verdict": "client"}))
+
+    def settle(self, call: Outstanding, verdict: Verdict) -> None:
+        """End a call; the only way out of `unsent` and `sent`."""
+        earlier = call.attempts - 1
+        if self.sent.pop(call.id, None) is None:
+            del self.unsent[call.id]
+            earlier = call.attempts
+        if earlier > 0 and verdict.error and verdict.error.started is Started.NO:
+            verdict.error.started = Started.UNKNOWN  # "no" is of this attempt only
+        self._verdicts.append((call.owner, verdict))
+        call.owner = None
+
+    def take_verdicts(self) -> list[tuple[Any, Verdict]]:
+        """Return the owners of calls that ended, each with its verdict."""
+        taken, self._verdicts = self._verdicts, []
+        return taken
+
+    def check_invariants(self) -> None:
+        """Assert what always holds; for tests, as it looks at every call."""
+        assert len(self) <= self._limit
+        assert not self.sent.keys() & self.unsent.keys()
+        for calls in (self.sent, self.unsent):
+            for key, call in calls.items():
+                assert key == call.id
+                assert call.owner is not None
+                assert self.due <= call.overdue_at
+        assert all(0 < call.attempts <= ATTEMPTS for call in self.sent.values())
+        assert all(call.attempts < ATTEMPTS for call in self.unsent.values())
+
+
+def check_budget(budget: float) -> float:
+    """Return `budget` in seconds.
+
+    Raises:
+        InvalidArgument: It is no number of seconds up to a week.
+        DeadlineExceeded: It is used up.
+    """
+    number = isinstance(budget, int | float) and not isinstance(budget, bool)
+    if not number or not isfinite(budget) or budget > BUDGET_LIMIT:
+        raise InvalidArgument(
+            f"budget must be a number of seconds up to {BUDGET_LIMIT:.0f},"
+            f" got {ascii(budget)[:40]}"
+        )
+    if budget <= 0:
+        raise DeadlineExceeded(f"the budget is {budget} s", retry_safe=True)
+    return float(budget)

@@ -1,0 +1,181 @@
+"""The socket of a client: moves messages between a DEALER and a `ClientCore`.
+
+Never blocks and knows no thread: the shells call `step` when one of the file
+descriptors is readable, when something is to be sent, and when the core is due.
+
+Each connection that was in use gets a socket of its own. On one that reconnects by
+itself libzmq would either deliver to the next broker what was meant for the last
+one, or (with IMMEDIATE) throw away replies that had arrived with the end of the
+connection.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+from typing import TYPE_CHECKING, Any
+
+import zmq
+
+if TYPE_CHECKING:
+    from falconas.client.core import ClientCore
+
+# Messages of one step in each direction, so that neither starves the other.
+BATCH = 100
+# Smaller bodies are cheaper to copy than to share with libzmq.
+SHARED_BYTES = 65_536
+
+# Plain integers: the operators of enums cost more than the calls they go into.
+_NOBLOCK = int(zmq.NOBLOCK)
+_SNDMORE = int(zmq.SNDMORE)
+_POLLIN = int(zmq.POLLIN)
+_POLLOUT = int(zmq.POLLOUT)
+_EVENTS = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+_OPTIONS = {
+    zmq.LINGER: 200,  # a last CANCEL may leave
+    zmq.SNDHWM: 1_000,
+    zmq.RCVHWM: 0,  # the core bounds what can be answered
+    zmq.RECONNECT_IVL: 50,
+    zmq.RECONNECT_IVL_MAX: 400,  # well within the core's window for a lost broker
+    zmq.CONNECT_TIMEOUT: 3_000,
+    zmq.HANDSHAKE_IVL: 3_000,
+    zmq.HEARTBEAT_IVL: 1_000,
+    zmq.HEARTBEAT_TIMEOUT: 3_000,
+    zmq.HEARTBEAT_TTL: 3_000,
+    zmq.TCP_KEEPALIVE: 1,
+}
+
+log = logging.getLogger("falconas.client")
+
+
+class Link:
+    """A DEALER with a context of its own, and the monitor of its connection.
+
+    `fds` are readable when there may be news, edge-triggered: `step` until it is
+    done. They change with the socket, in `step` only.
+
+    Raises:
+        ValueError: `endpoint` is none that can be connected to.
+    """
+
+    def __init__(self, endpoint: str, core: ClientCore) -> None:
+        self._core = core
+        self._endpoint = endpoint
+        self._blocked = False
+        self._context = zmq.Context()
+        self._retired: list[zmq.Socket[bytes]] = []
+        try:
+            self._open()
+        except ValueError:
+            self.close()
+            raise
+
+    def step(self, now: float) -> bool:
+        """Move what can be moved; True if there is more to do at once."""
+        self._close_retired()
+        busy = self._receive(now)
+        self._watch(now)
+        self._core.tick(now)
+        return self._send(now) or busy
+
+    @property
+    def sendable(self) -> bool:
+        """There is something to send and the socket takes it."""
+        return self._core.sendable and not self._blocked
+
+    def close(self) -> None:
+        """Close the socket; takes as long as a last message needs, at most 0.2 s."""
+        self._close_retired()
+        self._dealer.disable_monitor()
+        self._monitor.close(linger=0)
+        self._dealer.close()
+        self._context.term()
+
+    def _open(self) -> None:
+        self._dealer = self._context.socket(zmq.DEALER)
+        for option, value in _OPTIONS.items():
+            self._dealer.set(option, value)
+        self._monitor = self._dealer.get_monitor_socket(_EVENTS)
+        self.fds = (self._dealer.fileno(), self._monitor.fileno())
+        connect(self._dealer, self._endpoint)
+
+    def _close_retired(self) -> None:
+        """Close old sockets, which nobody waits for any more."""
+        while self._retired:
+            self._retired.pop().close(linger=0)
+
+    def _receive(self, now: float) -> bool:
+        for _ in range(BATCH):
+            if not _readable(self._dealer):
+                return False
+            wrong = self._core.received(self._dealer.recv_multipart(_NOBLOCK), now)
+            if wrong and self._core.counters["malformed"] == 1:
+                log.warning("from %s: %s (further ones: debug)", self._endpoint, wrong)
+            elif wrong:
+                log.debug("from %s: %s", self._endpoint, wrong)
+        return True
+
+    def _watch(self, now: float) -> None:
+        """Tell the core of connections made and lost, after what they had brought."""
+        while _readable(self._monitor):
+            frames = self._monitor.recv_multipart(_NOBLOCK)
+            (event,) = struct.unpack_from("=H", frames[0])
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                log.debug("connected to %s", self._endpoint)
+                self._core.connected(now)
+            elif event == zmq.EVENT_DISCONNECTED:
+                log.debug("disconnected from %s", self._endpoint)
+                self._lose(now)
+
+    def _lose(self, now: float) -> None:
+        while self._receive(now):
+            pass
+        if self._core.disconnected(now):
+            self._dealer.disable_monitor()
+            self._retired += [self._monitor, self._dealer]
+            self._open()
+
+    def _send(self, now: float) -> bool:
+        self._blocked = False
+        if not self._core.sendable:
+            return False
+        # libzmq must know of lost and new connections before it is given anything.
+        self._blocked = not _events(self._dealer) & _POLLOUT
+        for _ in range(BATCH):
+            message = None if self._blocked else self._core.next_send(now)
+            if message is None:
+                # Sending may have taken the news off the file descriptor.
+                return _readable(self._dealer)
+            header, body = message
+            try:
+                self._dealer.send(header, _SNDMORE | _NOBLOCK)
+                self._dealer.send(body, _NOBLOCK, copy=len(body) < SHARED_BYTES)
+            except zmq.Again:
+                self._blocked = True
+            else:
+                self._core.sent(now)
+        return True
+
+
+def connect(socket: zmq.Socket[bytes], endpoint: str) -> None:
+    """Connect, now and again, to `endpoint`.
+
+    Raises:
+        ValueError: It is none that can be connected to.
+    """
+    try:
+        socket.connect(endpoint)
+    except (zmq.ZMQError, TypeError):
+        raise ValueError(
+            "a broker's endpoint is like tcp://127.0.0.1:5570 or"
+            f" ipc:///run/falconas/frontend, got {endpoint!r}"
+        ) from None
+
+
+def _readable(socket: zmq.Socket[bytes]) -> bool:
+    return bool(_events(socket) & _POLLIN)
+
+
+def _events(socket: zmq.Socket[bytes]) -> int:
+    events: Any = socket.get(zmq.EVENTS)
+    return events  # type: ignore[no-any-return]
