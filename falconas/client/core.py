@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 # A lost broker may come back so long; its callers are answered within a second.
-LOST_WINDOW = 0.9
+LOST_WINDOW = 0.8
 HELLO_INTERVAL = 1.0
 CATALOGUE_INTERVAL = 1.0
 

@@ -33,7 +33,7 @@ class Client:
         while not done():
             now = monotonic()
             assert now < deadline
-            if not self.link.step(now):
+            if not self.link.step(now) and not done():
                 wait = min(deadline, self.core.wake_at()) - now
                 select.select(self.link.fds, [], [], max(0.0, wait))
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import pytest
@@ -132,6 +134,16 @@ def test_many_threads_get_their_own_results(client: Client, broker: Broker) -> N
     with broker.echoing(), ThreadPoolExecutor(8) as pool:
         assert all(pool.map(work, range(8)))
     assert client.stats()["replies"] == 800
+
+
+def test_the_thread_sleeps_when_nothing_is_to_be_done(
+    client: Client, broker: Broker
+) -> None:
+    with broker.echoing():
+        client.call("echo")
+    deadline = monotonic() + 5.0
+    while select.select([client._io._ear], [], [], 0)[0]:
+        assert monotonic() < deadline, "woken for ever"
 
 
 def test_several_threads_may_wait_for_one_call(client: Client, broker: Broker) -> None:

@@ -417,6 +417,14 @@ def test_the_callers_word_counts_more_than_the_catalogue(met: Harness) -> None:
     assert outcome(met.error("b")) == (Unavailable, "unknown", False)
 
 
+def test_not_started_is_said_of_all_attempts(met: Harness) -> None:
+    lost_with(met, a="read")
+    (again,) = met.meet(epoch=OTHER_EPOCH)
+    body = {"message": "draining", "started": "no", "retry_safe": True}
+    met.give(Reply(again.id, Kind.ERROR, Code.UNAVAILABLE, {}), body)
+    assert outcome(met.error("a")) == (Unavailable, "unknown", True)
+
+
 def test_a_call_is_repeated_once(met: Harness) -> None:
     lost_with(met, a="read")
     met.meet(epoch=OTHER_EPOCH)
