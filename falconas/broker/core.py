@@ -6,6 +6,7 @@ Nothing here blocks, sleeps, logs or looks at a body other than a manifest.
 
 from __future__ import annotations
 
+from collections import deque
 from math import inf
 from typing import Any
 
@@ -15,15 +16,7 @@ from falconas.broker.backlog import PRIORITY_LIMIT
 from falconas.broker.flow import Flow
 from falconas.broker.hosts import Hosts
 from falconas.broker.pool import script_infos
-from falconas.broker.records import (
-    Body,
-    LaneKey,
-    Peer,
-    Pending,
-    Send,
-    Socket,
-    Worker,
-)
+from falconas.broker.records import Body, LaneKey, Peer, Pending, Send, Socket, Worker
 from falconas.codec import decode_value, encode_value
 from falconas.errors import FalconError, InvalidArgument, Started, Unavailable
 from falconas.protocol import (
@@ -47,6 +40,7 @@ from falconas.protocol import (
 from falconas.settings import Broker as BrokerSettings
 
 SWEEP_INTERVAL = 1.0
+ANSWER_WAIT = 0.1  # for the answer of a worker that died after it had answered
 UNKNOWN_PEER = b"?"
 
 
@@ -60,6 +54,7 @@ class BrokerCore:
         self.draining_until = inf
         self._number = 0
         self._sweep_at = now + SWEEP_INTERVAL
+        self._dead: deque[tuple[float, Lost]] = deque()
 
     # What clients say
 
@@ -246,7 +241,7 @@ class BrokerCore:
     def heartbeat(
         self, peer: Peer, heartbeat: Heartbeat, body: Body, now: float
     ) -> None:
-        """A supervisor lives; of its workers, those that it does not list do not."""
+        """A supervisor lives; of its workers, those that it no longer lists do not."""
         if not self.hosts.heartbeat(heartbeat.supervisor, peer.identity, now):
             self.welcome(peer, UNKNOWN_PEER, now)
             return
@@ -255,9 +250,8 @@ class BrokerCore:
         except ValueError:
             alive = None
         if isinstance(alive, list):
-            workers = self.flow.pool.of_supervisor(heartbeat.supervisor)
-            gone = [worker for worker in workers if worker.uuid not in alive]
-            self.flow.lose_all(gone, "it is gone", now)
+            gone = self.flow.pool.missing(heartbeat.supervisor, alive)
+            self._let_go(gone, "it is gone", now)
         extras = {"epoch": self.flow.epoch, "now": now}
         message = Heartbeat(heartbeat.id, heartbeat.supervisor, extras)
         self.flow.sends.append(Send(*peer, message, b""))
@@ -265,11 +259,14 @@ class BrokerCore:
     def lost(self, lost: Lost, now: float) -> None:
         """A supervisor saw its worker die, and which request that had started."""
         worker = self.flow.pool.by_uuid.get(lost.worker)
-        if worker is not None:
-            dispatch = lost.id if type(lost.id) is bytes else None
-            # Before COMMIT is sent the database rolls back: begun, and no more.
-            started = Started.YES if lost.state == "RUN" else Started.UNKNOWN
-            self.flow.lose(worker, dispatch, started, lost.reason, now)
+        answered = lost.state not in {"RUN", "COMMIT"}
+        if worker is not None and answered and lost.id in worker.hands:
+            # What a process sent may arrive after the news of its death.
+            worker.dead = True
+            self.flow.set_ready(worker, False, now)
+            self._dead.append((now + ANSWER_WAIT, lost))
+        else:
+            self._bury(lost, now)
 
     def drain(self, now: float) -> None:
         """Accept nothing more; what is not done after `drain_timeout` is given up."""
@@ -283,21 +280,22 @@ class BrokerCore:
         flow = self.flow
         for pending in flow.expiry.take(now):
             flow.give_up(pending, now)
+        while self._dead and self._dead[0][0] <= now:
+            self._bury(self._dead.popleft()[1], now)
         if now >= self._sweep_at:
             self._sweep_at = now + SWEEP_INTERVAL
             flow.clients.sweep(now)
             for supervisor in self.hosts.silent(now):
                 workers = flow.pool.of_supervisor(supervisor.uuid)
-                flow.lose_all(workers, "its supervisor is silent", now)
-                for worker in workers:  # should they live, they introduce themselves
-                    peer = Peer(Socket.BACKEND, worker.identity)
-                    self.welcome(peer, UNKNOWN_PEER, now)
+                self._let_go(workers, "its supervisor is silent", now)
         if now >= self.draining_until:
             flow.abandon(now)
 
     def wake_at(self) -> float:
         """Return when `tick` has work next, if nothing happens before."""
-        return min(self.flow.expiry.wake_at(), self._sweep_at, self.draining_until)
+        dead_at = self._dead[0][0] if self._dead else inf
+        wake_at = self.flow.expiry.wake_at()
+        return min(wake_at, dead_at, self._sweep_at, self.draining_until)
 
     @property
     def drained(self) -> bool:
@@ -322,6 +320,19 @@ class BrokerCore:
         message = Welcome(id_, self.flow.epoch, now, extras)
         self.flow.sends.append(Send(*peer, message, body))
 
+    def _let_go(self, workers: list[Worker], reason: str, now: float) -> None:
+        self.flow.lose_all(workers, reason, now)
+        for worker in workers:  # should they live, they introduce themselves
+            self.welcome(Peer(Socket.BACKEND, worker.identity), UNKNOWN_PEER, now)
+
+    def _bury(self, lost: Lost, now: float) -> None:
+        worker = self.flow.pool.by_uuid.get(lost.worker)
+        if worker is not None:
+            dispatch = lost.id if type(lost.id) is bytes else None
+            # Before COMMIT is sent the database rolls back: begun, and no more.
+            started = Started.YES if lost.state == "RUN" else Started.UNKNOWN
+            self.flow.lose(worker, dispatch, started, lost.reason, now)
+
     def _worker(self, peer: Peer, now: float) -> Worker | None:
         worker = self.flow.pool.by_identity.get(peer.identity)
         if worker is None:
@@ -329,9 +340,7 @@ class BrokerCore:
         return worker
 
     def _in_hand(self, worker: Worker | None, id_: Id) -> Pending | None:
-        if worker is None or type(id_) is not bytes:
-            return None
-        return worker.hands.get(id_)
+        return worker.hands.get(id_) if worker and type(id_) is bytes else None
 
 
 def _is_older(id_: Id, last: Id) -> bool:

@@ -199,6 +199,7 @@ class Flow:
         """Note whether a worker may be given work, and give it some."""
         lane = self.pool.lanes[worker.lane]
         before = lane.ready
+        ready = ready and not worker.dead
         self.pool.set_ready(worker, ready)
         if bool(before) != bool(lane.ready):
             self._rearm(now)

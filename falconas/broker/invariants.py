@@ -75,6 +75,7 @@ def _check_pool(core: BrokerCore) -> None:
             link = worker.identity
             assert pool.by_identity[link] is worker, "under another's connection"
             assert len(worker.hands) <= 1, "more than one request in hand"
+            assert not (worker.dead and worker.ready), "the dead cannot serve"
             for dispatch, pending in worker.hands.items():
                 assert pending.worker is worker, "in hand, but whose?"
                 assert pending.dispatch == dispatch, "under another's dispatch id"

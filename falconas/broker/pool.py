@@ -144,6 +144,19 @@ class Pool:
         """Return the workers of one supervisor."""
         return [w for w in self.by_uuid.values() if w.supervisor == supervisor]
 
+    def missing(self, supervisor: bytes, alive: list[Any]) -> list[Worker]:
+        """Return the workers that their supervisor left out twice in a row.
+
+        Once is no proof: its list may have been made before the worker.
+        """
+        missing = []
+        for worker in self.of_supervisor(supervisor):
+            listed = worker.uuid in alive
+            if worker.unlisted and not listed:
+                missing.append(worker)
+            worker.unlisted = not listed
+        return missing
+
 
 def script_infos(manifest: Any) -> dict[str, ScriptInfo]:
     """Read what the broker needs from a manifest (docs/protocol.md, "Manifest").

@@ -109,6 +109,8 @@ class Worker:
     node: str
     facts: Extras
     introduced: Id = b""
+    unlisted: bool = False  # by its supervisor's last heartbeat
+    dead: bool = False  # and only waited for because its answer may be in flight
     ready: bool = False
     hands: dict[bytes, Pending] = field(default_factory=dict)
     served: int = 0

@@ -26,6 +26,7 @@ from tests.unit.broker.world import World
 
 INDEX = st.integers(0, 5)
 FEW = st.integers(0, 2)
+ANSWERED = st.sampled_from(["REPLY", "RESET", "IDLE"])
 STEPS = 50
 
 
@@ -203,16 +204,30 @@ class BrokerMachine(RuleBasedStateMachine):
         self.world.reconnect(pick(self.alive(), index), kept)
 
     @precondition(lambda self: len(self.alive()) > 1)
-    @rule(index=INDEX, kept=FEW, noticed=st.booleans())
-    def kill(self, index: int, kept: int, *, noticed: bool) -> None:
+    @rule(index=INDEX, kept=FEW, noticed=st.booleans(), state=ANSWERED)
+    def kill(self, index: int, kept: int, state: str, *, noticed: bool) -> None:
         worker = pick(self.alive(), index)
-        self.world.end(worker, kept, noticed=noticed)
+        self.world.end(worker, kept, noticed=noticed, state=state)
 
     @needs(running)
     @rule(index=INDEX)
     def kill_at_work(self, index: int) -> None:
         worker = pick(self.running(), index)
         self.world.end(worker, 1, noticed=True)
+        self.world.deliver(worker.host.link, 9)
+
+    @needs(running)
+    @rule(index=INDEX, ok=st.booleans(), again=st.booleans(), state=ANSWERED)
+    def kill_after_answer(
+        self, index: int, state: str, *, ok: bool, again: bool
+    ) -> None:
+        """Let a LOST overtake the answer, which is still on its way."""
+        worker = pick(self.running(), index)
+        self.world.deliver(worker.link, 9)
+        worker.finish(ok, ready=True)
+        if again and worker.welcomed:
+            worker.link.up.append((Status(worker.uuid, True, {}), b""))
+        self.world.end(worker, 9, noticed=False, state=state)
         self.world.deliver(worker.host.link, 9)
 
     @precondition(lambda self: len(self.alive()) > 1)
@@ -227,11 +242,21 @@ class BrokerMachine(RuleBasedStateMachine):
             self.world.end(worker, 9, noticed=False)
 
     @precondition(lambda self: len(self.alive()) < 4)
-    @rule(of=st.integers(0, 1), group=st.sampled_from(["default", "other"]))
-    def spawn(self, of: int, group: str) -> None:
-        worker = self.world.spawn(self.world.hosts[of], group)
+    @rule(
+        of=st.integers(0, 1),
+        group=st.sampled_from(["default", "other"]),
+        beats=st.sampled_from([0, 0, 1, 1, 2]),
+    )
+    def spawn(self, of: int, group: str, beats: int = 0) -> None:
+        """Start a worker; so many heartbeats from before its time come after it."""
+        host = self.world.hosts[of]
+        for _ in range(beats):
+            self.world.beat(host)
+        worker = self.world.spawn(host, group)
         self.world.deliver(worker.link, 1)
         self.world.start(worker)
+        if beats:
+            self.world.deliver(host.link, 9)
 
     # Links, supervisors, time
 

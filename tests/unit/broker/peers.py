@@ -76,6 +76,7 @@ class Asked:
     deadline: float
     to: Link
     handed: int = 0
+    unsent: bool = False  # handed to a worker whose connection was gone
     starts: list[bool] = field(default_factory=list)  # idempotent there?
     verdict: tuple[Reply, bytes] | None = None
     held_until: float | None = None

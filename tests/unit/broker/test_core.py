@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from falconas.broker.core import UNKNOWN_PEER
+from falconas.broker.core import ANSWER_WAIT, UNKNOWN_PEER
 from falconas.broker.hosts import SILENCE
 from falconas.broker.records import Peer, Send, Socket
 from falconas.codec import decode_value, encode_value
@@ -428,11 +428,12 @@ def test_unknown_workers_are_asked_to_introduce_themselves() -> None:
     assert introductions(sends) == {b"stranger"}
 
 
-def test_a_reply_in_flight_while_its_worker_is_lost() -> None:
+@pytest.mark.parametrize("state", ["RUN", "COMMIT"])
+def test_a_reply_of_a_worker_that_was_lost_at_work_is_stale(state: str) -> None:
     desk = serving("w1")
     desk.ask("write")
     send = desk.handed()
-    desk.lost("w1", send.message.id)
+    desk.lost("w1", send.message.id, state)
     assert desk.verdict()[1] is Code.UNAVAILABLE
 
     desk.reply(send, "w1", body=b"result")
@@ -545,13 +546,32 @@ def test_heartbeat_is_answered_with_the_clock() -> None:
     assert desk.known("w1")
 
 
-def test_workers_that_a_heartbeat_does_not_list_are_gone() -> None:
-    desk = serving("w1", "w2")
+def test_workers_that_two_heartbeats_do_not_list_are_gone() -> None:
+    desk = serving("w1", "w2", "w3")
     desk.worker("other", supervisor=b"T" * 16)
+    desk.ask("write")
+    desk.take()
+    only_w2 = encode_value([b"w2".ljust(16, b".")])
 
-    beat(desk, encode_value([b"w2".ljust(16, b".")]))
+    assert not introductions(beat(desk, only_w2))
+    assert len(desk.pool.by_identity) == 4
+    sends = beat(desk, only_w2)
 
     assert [*desk.pool.by_identity] == [b"w2", b"other"]
+    (answer,) = [s for s in sends if isinstance(s.message, Reply)]
+    assert decode_value(answer.body)["started"] == "unknown"
+    # Should they live after all, they can come back.
+    assert introductions(sends) == {b"w1", b"w3"}
+
+
+def test_a_worker_that_is_listed_in_between_stays() -> None:
+    desk = serving("w1")
+    nobody, all_ = encode_value([]), encode_value([b"w1".ljust(16, b".")])
+
+    for body in (nobody, all_, nobody, all_, nobody):
+        beat(desk, body)
+
+    assert desk.known("w1")
 
 
 @pytest.mark.parametrize("body", [b"", b"\xc1", encode_value(1)])
@@ -613,6 +633,126 @@ def test_a_loss_without_a_readable_id_may_be_of_what_is_in_hand() -> None:
 
     _, code, body = desk.verdict()
     assert (code, body["started"]) == (Code.UNAVAILABLE, "unknown")
+
+
+# Workers that died after they had answered
+
+
+@pytest.mark.parametrize("script", ["read", "write"])
+@pytest.mark.parametrize("state", ["REPLY", "RESET", "IDLE"])
+def test_a_reply_that_its_workers_loss_overtook_counts(state: str, script: str) -> None:
+    desk = serving("w1", "w2")
+    id_ = desk.ask(script)
+    send = desk.handed()
+    desk.lost("w1", send.message.id, state)
+    assert not desk.take()
+
+    desk.reply(send, body=b"result")
+
+    (answer,) = desk.take()
+    assert answer.message == Reply(id_, Kind.OK, Code.OK, {"attempt": 1})
+    assert answer.body == b"result"
+    desk.tick(ANSWER_WAIT)
+    assert not desk.take()
+    assert [*desk.pool.by_identity] == [b"w2"]
+    assert not desk.flow.counters["attempts_repeated"]
+
+
+@pytest.mark.parametrize("state", ["REPLY", "RESET", "IDLE"])
+def test_a_reply_that_never_comes_leaves_the_outcome_unknown(state: str) -> None:
+    desk = serving("w1")
+    id_ = desk.ask("write")
+    send = desk.handed()
+    desk.tick()
+    desk.lost("w1", send.message.id, state)
+    wake_at = desk.core.wake_at()
+    assert wake_at == pytest.approx(desk.now + ANSWER_WAIT)
+    desk.tick(ANSWER_WAIT - 0.001)
+    assert not desk.take()
+
+    desk.now = wake_at
+    desk.tick()
+
+    got, code, body = desk.verdict()
+    assert (got, code, body["started"]) == (id_, Code.UNAVAILABLE, "unknown")
+    assert "signal 9" in body["message"]
+    assert not desk.pool.by_uuid
+    assert desk.core.wake_at() > wake_at
+
+
+def test_an_idempotent_request_is_repeated_after_the_wait() -> None:
+    desk = serving("w1", "w2")
+    desk.ask("read")
+    desk.lost("w1", desk.handed().message.id, "REPLY")
+    assert not desk.take()
+
+    desk.tick(ANSWER_WAIT)
+
+    again = desk.handed()
+    assert (again.identity, again.message.extras["attempt"]) == (b"w2", 2)
+
+
+def test_the_dead_are_buried_each_in_its_time() -> None:
+    desk = serving("w1", "w2")
+    for name in ("w1", "w2"):
+        desk.ask("write", client=name)
+        desk.lost(name, desk.handed().message.id, "REPLY")
+        desk.now += ANSWER_WAIT / 2
+
+    desk.tick()
+
+    assert desk.verdict()[1] is Code.UNAVAILABLE
+    assert [*desk.pool.by_identity] == [b"w2"]
+    desk.tick(ANSWER_WAIT / 2)
+    assert desk.verdict()[1] is Code.UNAVAILABLE
+
+
+def test_the_dead_get_nothing_whatever_they_had_said() -> None:
+    desk = serving("w1")
+    desk.ask("write")
+    first = desk.handed()
+    desk.lost("w1", first.message.id, "RESET")
+    desk.ask("write")
+
+    desk.core.status(desk.backend("w1"), Status(b"w1", True, {}), desk.now)
+    desk.worker("w1", link="new", holding=[first.message.id])
+    desk.reply(first, "new")
+    desk.core.status(desk.backend("new"), Status(b"w1", True, {}), desk.now)
+
+    messages = [send.message for send in desk.take()]
+    assert [m.kind for m in messages if isinstance(m, Reply)] == [Kind.OK]
+    assert not [m for m in messages if isinstance(m, Request)]
+    desk.worker("w2")
+    assert desk.flow.backlog.count == 0
+
+
+def test_the_dead_that_had_said_goodbye_are_gone_at_once() -> None:
+    desk = serving("w1")
+    id_ = desk.ask("write")
+    send = desk.handed()
+    desk.lost("w1", send.message.id, "IDLE")
+    desk.reply(send, ready=False)
+
+    desk.core.disconnect(desk.backend("w1"), desk.now)
+
+    assert not desk.pool.by_uuid
+    (answer,) = desk.take()
+    assert answer.message == Reply(id_, Kind.OK, Code.OK, {"attempt": 1})
+    desk.tick(ANSWER_WAIT)
+    assert not desk.take()
+
+
+@pytest.mark.parametrize("started", [b"", b"an earlier one.."])
+def test_what_the_dead_had_not_started_waits_for_no_answer(started: bytes) -> None:
+    desk = serving("w1", "w2")
+    desk.ask("write")
+    desk.take()
+
+    desk.lost("w1", started, "IDLE")
+
+    again = desk.handed()
+    assert (again.identity, again.message.extras["attempt"]) == (b"w2", 1)
+    assert [*desk.pool.by_identity] == [b"w2"]
 
 
 # Drain and time

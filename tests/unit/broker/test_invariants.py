@@ -185,6 +185,10 @@ def wrong_grace(desk: Desk) -> None:
     desk.flow.expiry.set(request, request.deadline)
 
 
+def dead_at_work(desk: Desk) -> None:
+    desk.known("w3").dead = True
+
+
 PLANTED: dict[Callable[[Desk], None], str] = {
     two_places: "in two places",
     lost: "owed but nowhere",
@@ -214,6 +218,7 @@ PLANTED: dict[Callable[[Desk], None], str] = {
     wrong_uuid: "under another's uuid",
     wrong_identity: "under another's connection",
     two_in_hand: "more than one request in hand",
+    dead_at_work: "the dead cannot serve",
     whose: "in hand, but whose",
     wrong_dispatch: "under another's dispatch id",
     hand_in_queue: "in hand and waits",

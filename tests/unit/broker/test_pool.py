@@ -130,6 +130,17 @@ def test_workers_are_found_by_connection_uuid_and_supervisor(pool: Pool) -> None
     assert pool.of_supervisor(b"t") == [other]
 
 
+def test_a_worker_is_missing_when_it_was_left_out_twice_in_a_row(pool: Pool) -> None:
+    one, other = idle(pool, b"1", b"2")
+    theirs, both = one.supervisor, [one.uuid, other.uuid]
+
+    lists = [both, [other.uuid], both, [other.uuid], [], [one.uuid]]
+
+    missing = [pool.missing(theirs, alive) for alive in lists]
+    assert missing == [[], [], [], [], [one], [other]]
+    assert pool.missing(b"nobody".ljust(16, b"."), []) == []
+
+
 def test_a_sound_new_version_of_a_script_counts(pool: Pool) -> None:
     newer = ScriptInfo("read", idempotent=True)
     pool.learn("c", {"read": newer, "bad": ScriptInfo("bad", error="old")})

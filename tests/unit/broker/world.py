@@ -37,6 +37,7 @@ from tests.unit.broker.peers import CAPS, MANIFESTS, Asked, Caller, Host, Link, 
 
 # As documented, not as imported: the rule itself is under test.
 GRACE, RESOLUTION, SLACK = 0.7, 0.01, 1e-6
+ANSWER_WAIT = 0.1
 SETTINGS = Broker(
     queue_requests=5,
     queue_bytes=200,
@@ -63,6 +64,10 @@ class World:
         self.workers: list[Process] = []
         self.live: dict[bytes, Process] = {}  # whom the broker may give requests
         self.owing: dict[bytes, set[Any]] = {}  # what it has not heard of since
+        self.handed: dict[Id, Asked] = {}  # by dispatch id
+        self.dying: set[bytes] = set()  # may still be heard, but get nothing
+        self.burials: dict[bytes, float] = {}
+        self.unlisted: set[bytes] = set()
         self.learned: set[str] = set()
         self.given_back = 0
         self.introduced: dict[bytes, bytes] = {}
@@ -131,7 +136,9 @@ class World:
         self.flush()
         refused = asked.verdict is not None and not asked.handed
         assert not busy or refused, "beyond the client's bound"
-        assert asked.handed or refused or not full, "beyond the bound of the queue"
+        # What was handed out, if in vain, was accepted: it may always wait.
+        tried = asked.handed or asked.unsent
+        assert tried or refused or not full, "beyond the bound of the queue"
         if refused and asked.verdict is not None:
             crowded = asked.verdict[0].code == Code.RESOURCE_EXHAUSTED
             assert not crowded or busy or full, "refused though there is room"
@@ -207,14 +214,19 @@ class World:
         if asked.verdict is not None:
             assert _started(asked.verdict) != "no", "started in spite of its verdict"
 
-    def end(self, worker: Process, kept: int, *, noticed: bool) -> None:
-        """Kill a worker; `kept` of its last messages still arrive."""
+    def end(
+        self, worker: Process, kept: int, *, noticed: bool, state: str = "IDLE"
+    ) -> None:
+        """Kill a worker; `kept` of its last messages still arrive.
+
+        `state` is what it did last, if it did not work on a request.
+        """
         worker.alive = False
         up = worker.link.up
         while len(up) > kept:
             up.pop()
         worker.link.open = not noticed
-        state = "RUN" if worker.running else "IDLE"
+        state = "RUN" if worker.running else state
         lost = Lost(worker.slot, worker.uuid, state, "killed", {})
         worker.host.link.up.append((lost, b""))
 
@@ -242,7 +254,7 @@ class World:
             core.ready(peer, message, now)
         elif isinstance(message, Ready):
             owing = self.owing.get(message.worker, set())
-            self._forget([message.worker])
+            self.live = {i: w for i, w in self.live.items() if w.uuid != message.worker}
             self.owing[message.worker] = owing & set(message.extras["holding"])
             owner = next(w for w in self.workers if w.uuid == message.worker)
             self.live[link.identity] = owner
@@ -250,10 +262,13 @@ class World:
         elif isinstance(message, Status):
             core.status(peer, message, now)
         elif isinstance(message, Reply):
-            self._heard(link, message)
+            owed = self._heard(link, message)
             # The core may amend the extras, but the worker keeps its last answer.
             reply = message._replace(extras=dict(message.extras))
             core.reply(peer, reply, body, now)
+            self.flush()
+            asked = self.handed.get(message.id)
+            assert not owed or (asked and asked.verdict), "an answer was dropped"
         elif isinstance(message, Return):
             self._heard(link, message)
             core.returned(peer, message, now)
@@ -261,7 +276,7 @@ class World:
             self._gone(link)
             core.disconnect(peer, now)
         elif isinstance(message, Lost):
-            self._forget([message.worker])
+            self._died(message)
             core.lost(message, now)
         elif isinstance(message, Register):
             core.register(Peer(Socket.CONTROL, link.identity), message, body, now)
@@ -269,6 +284,7 @@ class World:
             self._beaten(message, body)
             peer = Peer(Socket.CONTROL, link.identity)
             core.heartbeat(peer, message, body, now)
+            self._check_known()
 
     def _is_stale(self, ready: Ready) -> bool:
         """Tell whether a later READY of this worker has overtaken this one."""
@@ -281,10 +297,24 @@ class World:
     def _beaten(self, heartbeat: Heartbeat, body: bytes) -> None:
         if heartbeat.supervisor in self.core.hosts.supervisors:
             alive = decode_value(body)
-            theirs = [w for w in self.workers if w.host.uuid == heartbeat.supervisor]
-            self._forget([w.uuid for w in theirs if w.uuid not in alive])
+            workers = self.live.values()
+            theirs = {w.uuid for w in workers if w.host.uuid == heartbeat.supervisor}
+            missing = theirs.difference(alive)
+            twice = missing & self.unlisted
+            self.unlisted = (self.unlisted - theirs) | missing
+            self._forget(twice)
 
-    def _forget(self, uuids: list[bytes]) -> None:
+    def _died(self, lost: Lost) -> None:
+        """Forget a worker, but not yet where its answer may be on its way."""
+        known = lost.worker in {worker.uuid for worker in self.live.values()}
+        answered = lost.state not in {"RUN", "COMMIT"}
+        if known and answered and lost.id in self.owing[lost.worker]:
+            self.dying.add(lost.worker)
+            self.burials[lost.worker] = self.now + ANSWER_WAIT
+        else:
+            self._forget({lost.worker})
+
+    def _forget(self, uuids: set[bytes]) -> None:
         gone = [i for i, worker in self.live.items() if worker.uuid in uuids]
         for identity in gone:
             self._gone(self.links[identity])
@@ -293,15 +323,23 @@ class World:
         worker = self.live.pop(link.identity, None)
         if worker is not None:
             self.owing.pop(worker.uuid, None)
+            self.dying.discard(worker.uuid)
+            self.unlisted.discard(worker.uuid)
 
-    def _heard(self, link: Link, answer: Reply | Return) -> None:
+    def _heard(self, link: Link, answer: Reply | Return) -> bool:
+        """Tell whether the worker owed that; it does no longer."""
         worker = self.live.get(link.identity)
-        if worker is not None:
-            self.owing[worker.uuid].discard(answer.id)
+        if worker is None or answer.id not in self.owing[worker.uuid]:
+            return False
+        self.owing[worker.uuid].remove(answer.id)
+        return True
 
     # Time
 
     def tick(self) -> None:
+        due = {uuid for uuid, at in self.burials.items() if at <= self.now}
+        self.burials = {u: at for u, at in self.burials.items() if u not in due}
+        self._forget(due)
         self.core.tick(self.now)
         self.flush()
         for asked in self.asked.values():
@@ -314,6 +352,13 @@ class World:
         check_invariants(self.core)
         outstanding = sum(asked.verdict is None for asked in self.asked.values())
         assert self.core.flow.open == outstanding, "not one verdict for each request"
+        self._check_known()
+        wake_at = min(self.burials.values(), default=inf)
+        assert self.core.wake_at() <= wake_at, "a verdict would be late"
+
+    def _check_known(self) -> None:
+        known = {worker.uuid for worker in self.live.values()}
+        assert self.core.flow.pool.by_uuid.keys() == known, "kept or let go too early"
 
     def settle(self, *, work: bool) -> None:
         """Let everything arrive and all time pass; every request has its verdict."""
@@ -352,6 +397,8 @@ class World:
                     self._to_client(send, link)
                 elif isinstance(send.message, Request) and link.open:
                     self._to_worker(send, send.message)
+                elif isinstance(send.message, Request):
+                    self.asked[send.message.extras["origin"]].unsent = True
                 self._hand_over(send, link)
 
     def _hand_over(self, send: Send, link: Link) -> None:
@@ -370,9 +417,10 @@ class World:
     def _to_worker(self, send: Send, request: Request) -> None:
         worker = self.live.get(send.identity)
         assert worker is not None, "a request to a worker that is gone"
+        assert worker.uuid not in self.dying, "a request to the dead"
         assert not self.owing[worker.uuid], "more than one request in hand"
         self.owing[worker.uuid].add(request.id)
-        asked = self.asked[request.extras["origin"]]
+        asked = self.handed[request.id] = self.asked[request.extras["origin"]]
         asked.handed += 1
         assert asked.verdict is None, "handed out after its verdict"
         assert not asked.cancelled, "handed out though cancelled"
