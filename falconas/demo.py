@@ -34,6 +34,7 @@ SCALE = 0.1
 WORKERS = 4
 PATIENCE = 30.0
 STEPS = 6
+PATH_LIMIT = 80
 
 CALLS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("echo", {"value": "Hello, FalconAS"}),
@@ -74,7 +75,7 @@ def run(say: Say, render: Render, *, keep: bool = False) -> None:
     stop()  # what an earlier run was told to keep
     with ExitStack() as stack:
         server, dsn = _database(say, stack)
-        endpoints = _endpoints(stack)
+        endpoints = _endpoints(say)
         environ = _environ(endpoints, dsn)
         started: list[subprocess.Popen[bytes]] = []
         with _step(say, 5, f"starting a broker and {WORKERS} workers"):
@@ -94,7 +95,7 @@ def run(say: Say, render: Render, *, keep: bool = False) -> None:
             server.keep()
             _write_state(started)
             stack.pop_all()
-        _next(say, endpoints, keep=keep)
+        _next(say, endpoints, dsn, keep=keep)
 
 
 def stop() -> bool:
@@ -146,15 +147,17 @@ def _step(say: Say, number: int, what: str) -> Iterator[None]:
     say(f"      done in {monotonic() - began:.1f} s")
 
 
-def _endpoints(stack: ExitStack) -> dict[str, str]:
-    """Return the default endpoints if they are free, else sockets in a folder."""
+def _endpoints(say: Say) -> dict[str, str]:
+    """Return the default endpoints if they are free, else sockets in our folder."""
     keys = ("frontend", "backend", "control")
     defaults = {key: getattr(Broker(), key) for key in keys}
     if all(_is_free(endpoint) for endpoint in defaults.values()):
         return defaults
-    folder = tempfile.TemporaryDirectory(prefix="falconas-")
-    stack.enter_context(folder)
-    return {key: f"ipc://{folder.name}/{key}" for key in keys}
+    folder = FOLDER.resolve() / "run"
+    if len(str(folder)) > PATH_LIMIT:  # of a unix socket
+        folder = Path(tempfile.mkdtemp(prefix="falconas-"))
+    say(f"      (a default port is in use, so the broker listens in {folder})")
+    return {key: f"ipc://{folder}/{key}" for key in keys}
 
 
 def _is_free(endpoint: str) -> bool:
@@ -242,7 +245,7 @@ def _show(
     )
 
 
-def _next(say: Say, endpoints: dict[str, str], *, keep: bool) -> None:
+def _next(say: Say, endpoints: dict[str, str], dsn: str, *, keep: bool) -> None:
     if not keep:
         say(
             "All is stopped again. To try it yourself: `make demo KEEP=1` leaves it"
@@ -250,6 +253,8 @@ def _next(say: Say, endpoints: dict[str, str], *, keep: bool) -> None:
         )
         return
     say("PostgreSQL, broker and workers go on running. Try, in this folder:\n")
+    say("    source .venv/bin/activate")
+    say(f"    export FALCONAS_DATABASE__DSN={shlex.quote(dsn)}")
     if endpoints["frontend"] != Broker().frontend:
         say(f"    export FALCONAS_CLIENT__FRONTEND={endpoints['frontend']}")
         say(f"    export FALCONAS_CLIENT__CONTROL={endpoints['control']}")
@@ -259,8 +264,11 @@ def _next(say: Say, endpoints: dict[str, str], *, keep: bool) -> None:
         "call customer_overview customer_id=42",
         "call pricing_summary delta_days=60 --json",
     ):
-        say(f"    .venv/bin/falconas {command}")
-    say("\n`make clean` stops it and removes the generated data.")
+        say(f"    falconas {command}")
+    say(
+        "\n`falconas demo --stop` stops it; `make clean` also removes the generated"
+        " data."
+    )
 
 
 def _state_file() -> Path:
