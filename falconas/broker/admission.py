@@ -12,7 +12,16 @@ from falconas.errors import (
     NotFound,
     ResourceExhausted,
 )
-from falconas.protocol import BUDGET_LIMIT, Request, is_script_name
+from falconas.protocol import (
+    BUDGET_LIMIT,
+    HEADER_LIMIT,
+    Request,
+    encode,
+    is_script_name,
+)
+
+NAME_RULE = "lower-case letters, digits and _, at most four parts joined by dots"
+USUAL_EXTRAS = {"accept": ["ext"]}
 
 
 def budget_of(flow: Flow, wanted: float | None, info: ScriptInfo | None) -> float:
@@ -35,16 +44,18 @@ def refusal(
     if request.id in client.pending:
         return AlreadyExists("the id is in use by an outstanding request of yours")
     if not is_script_name(script):
-        return InvalidArgument(
-            f"{script[:80]!r} is no script name: lower-case letters, digits and _,"
-            " at most four parts joined by dots"
-        )
+        return InvalidArgument(f"{script[:80]!r} is no script name: {NAME_RULE}")
     if request.budget is not None and request.budget <= 0:
         return DeadlineExceeded("the budget was used up", retry_safe=True)
+    if request.extras and request.extras != USUAL_EXTRAS:
+        # Numbers may be longer as we write them than as the client did.
+        header = len(encode(request))
+        if header > HEADER_LIMIT:
+            text = f"a header of {header} bytes, the limit is {HEADER_LIMIT}"
+            return InvalidArgument(f"{text}: put fewer extras in")
     if size > settings.params_bytes:
-        return InvalidArgument(
-            f"{size} bytes of parameters, the limit is {settings.params_bytes}"
-        )
+        text = f"{size} bytes of parameters, the limit is {settings.params_bytes}"
+        return InvalidArgument(text)
     if len(client.pending) >= settings.client_requests:
         return ResourceExhausted(
             f"{len(client.pending)} requests of this client are outstanding,"

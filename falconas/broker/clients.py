@@ -7,6 +7,7 @@ comes back by another connection; any other client is its connection.
 from __future__ import annotations
 
 from falconas.broker.records import Body, Client
+from falconas.errors import FailedPrecondition, FalconError
 from falconas.protocol import Message
 
 HELD_BYTES = 16 * 1024 * 1024
@@ -41,11 +42,27 @@ class Clients:
         """Return the client at this connection, if it is known."""
         return self._by_identity.get(identity)
 
+    def conflict(self, identity: bytes, session: bytes) -> FalconError | None:
+        """Refuse a session to a connection whose other one is still owed something.
+
+        Else one connection could have the share of many clients.
+        """
+        client = self._by_identity.get(identity)
+        if client is None or not client.session or client.key == session:
+            return None
+        if not client.pending and not client.held:
+            return None
+        text = "this connection has another session with requests outstanding"
+        return FailedPrecondition(text)
+
     def hello(self, identity: bytes, session: bytes, now: float) -> Client:
         """Bind a connection to a session, known or new.
 
         What the connection asked for before its HELLO stays with the old name.
         """
+        before = self._by_identity.get(identity)
+        if before is not None and before.session and before.key != session:
+            del self._by_session[before.key]  # it is owed nothing, see `conflict`
         client = self._by_session.get(session)
         if client is None:
             client = Client(session, identity, session=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from math import inf
-from typing import Any
 
 from falconas.broker import verdicts
 from falconas.broker.admission import budget_of, refusal
@@ -20,7 +19,6 @@ from falconas.broker.records import Body, LaneKey, Peer, Pending, Send, Socket, 
 from falconas.codec import decode_value, encode_value
 from falconas.errors import FalconError, InvalidArgument, Started, Unavailable
 from falconas.protocol import (
-    VERSION,
     Cancel,
     Catalogue,
     Heartbeat,
@@ -34,7 +32,6 @@ from falconas.protocol import (
     Request,
     Return,
     Status,
-    Welcome,
     public_extras,
 )
 from falconas.settings import Broker as BrokerSettings
@@ -61,10 +58,14 @@ class BrokerCore:
     def hello(self, peer: Peer, hello: Hello, now: float) -> None:
         """A connection names its session."""
         clients = self.flow.clients
+        conflict = clients.conflict(peer.identity, hello.session)
+        if conflict is not None:
+            self.flow.answer(peer, hello.id, conflict)
+            return
         client = clients.hello(peer.identity, hello.session, now)
         held = clients.take_held(client, now)
         owed = [*client.pending, *(message.id for message, _ in held)]
-        self.welcome(peer, hello.id, now, encode_value(owed))
+        self.flow.welcome(peer, hello.id, now, encode_value(owed))
         for message, body in held:
             self.flow.sends.append(Send(peer.socket, peer.identity, (), message, body))
 
@@ -133,7 +134,7 @@ class BrokerCore:
         if worker is not None and _is_older(ready.id, worker.introduced):
             flow.counters["stale_ready"] += 1  # by a connection that is gone
             return
-        self.welcome(peer, ready.id, now)
+        self.flow.welcome(peer, ready.id, now)
         lane = LaneKey(ready.manifest, ready.group, str(ready.extras.get("role", "")))
         other = pool.by_identity.get(peer.identity)
         if other is not None and other is not worker:
@@ -236,14 +237,14 @@ class BrokerCore:
         self.hosts.register(peer.identity, register, manifest["scripts"], now)
         if self.flow.pool.learn(register.manifest, infos):
             self.flow.refile(now)
-        self.welcome(peer, register.id, now)
+        self.flow.welcome(peer, register.id, now)
 
     def heartbeat(
         self, peer: Peer, heartbeat: Heartbeat, body: Body, now: float
     ) -> None:
         """A supervisor lives; of its workers, those that it no longer lists do not."""
         if not self.hosts.heartbeat(heartbeat.supervisor, peer.identity, now):
-            self.welcome(peer, UNKNOWN_PEER, now)
+            self.flow.welcome(peer, UNKNOWN_PEER, now)
             return
         try:
             alive = decode_value(body)
@@ -307,23 +308,11 @@ class BrokerCore:
         sends, self.flow.sends = self.flow.sends, []
         return sends
 
-    def welcome(self, peer: Peer, id_: Id, now: float, body: Body = b"") -> None:
-        """Introduce the broker; under the id "?", ask an unknown peer to do so too."""
-        settings = self.settings
-        limits: dict[str, Any] = {
-            "params_bytes": settings.params_bytes,
-            "result_bytes": settings.result_bytes,
-            "client_requests": settings.client_requests,
-            "budget": max(settings.budget, self.flow.pool.longest_budget),
-        }
-        extras = {"versions": [VERSION], "limits": limits}
-        message = Welcome(id_, self.flow.epoch, now, extras)
-        self.flow.sends.append(Send(*peer, message, body))
-
     def _let_go(self, workers: list[Worker], reason: str, now: float) -> None:
         self.flow.lose_all(workers, reason, now)
         for worker in workers:  # should they live, they introduce themselves
-            self.welcome(Peer(Socket.BACKEND, worker.identity), UNKNOWN_PEER, now)
+            peer = Peer(Socket.BACKEND, worker.identity)
+            self.flow.welcome(peer, UNKNOWN_PEER, now)
 
     def _bury(self, lost: Lost, now: float) -> None:
         worker = self.flow.pool.by_uuid.get(lost.worker)
@@ -336,7 +325,7 @@ class BrokerCore:
     def _worker(self, peer: Peer, now: float) -> Worker | None:
         worker = self.flow.pool.by_identity.get(peer.identity)
         if worker is None:
-            self.welcome(peer, UNKNOWN_PEER, now)
+            self.flow.welcome(peer, UNKNOWN_PEER, now)
         return worker
 
     def _in_hand(self, worker: Worker | None, id_: Id) -> Pending | None:

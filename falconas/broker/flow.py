@@ -23,13 +23,15 @@ from falconas.errors import (
     ResourceExhausted,
     Started,
 )
-from falconas.protocol import Cancel, Id, Kind, Reply, Request
+from falconas.protocol import VERSION, Cancel, Id, Kind, Reply, Request, Welcome
 from falconas.settings import Broker as BrokerSettings
 
 # A worker's deadline is the request's; the broker's own verdict on what a worker has
 # in hand comes this much later, so that the worker's better one can overtake it.
 VERDICT_GRACE = 0.7
 ATTEMPTS = 2
+# Id of a WELCOME that asks a known worker to say READY again, with what it holds.
+RECOUNT = b"holding?"
 
 
 class Flow:
@@ -57,6 +59,19 @@ class Flow:
         else:
             reply = Reply(id_, Kind.OK, Code.OK, {})
         self.sends.append(Send(*peer, reply, outcome))
+
+    def welcome(self, peer: Peer, id_: Id, now: float, body: Body = b"") -> None:
+        """Introduce the broker; under the id "?", ask an unknown peer to do so too."""
+        settings = self.settings
+        limits: dict[str, Any] = {
+            "params_bytes": settings.params_bytes,
+            "result_bytes": settings.result_bytes,
+            "client_requests": settings.client_requests,
+            "budget": max(settings.budget, self.pool.longest_budget),
+        }
+        extras = {"versions": [VERSION], "limits": limits}
+        message = Welcome(id_, self.epoch, now, extras)
+        self.sends.append(Send(*peer, message, body))
 
     def file(
         self,
@@ -142,6 +157,9 @@ class Flow:
         """End a request whose time is up."""
         if pending.worker is not None:
             error = verdicts.silent(pending)
+            # It may have dropped the request, and would count as busy for ever.
+            peer = Peer(Socket.BACKEND, pending.worker.identity)
+            self.welcome(peer, RECOUNT, now)
         elif pending.due >= pending.deadline:
             error = verdicts.expired(pending)
         else:
@@ -151,6 +169,8 @@ class Flow:
 
     def cancel(self, pending: Pending, now: float) -> None:
         """End a request that waits; ask the worker to drop one that is in hand."""
+        if pending.cancelled:
+            return  # a worker that runs a script does not read
         pending.cancelled = True
         if pending.worker is None:
             self._end(pending, verdicts.cancelled(pending), now)

@@ -18,6 +18,8 @@ from falconas.broker import admin
 from falconas.broker.core import BrokerCore
 from falconas.broker.records import Body, Peer, Send, Socket
 from falconas.broker.sockets import (
+    CLIENT_HIGH_WATER,
+    HIGH_WATER,
     Reader,
     Writer,
     claim_path,
@@ -34,10 +36,11 @@ from falconas.settings import Settings
 log = logging.getLogger("falconas.broker")
 
 CONGESTED_WAIT = 0.005
-MANIFEST_BYTES = 16 * 1024 * 1024
+MANIFEST_BYTES = 4 * 1024 * 1024
 ROOM = 64 * 1024
 
 INTERRUPTED = 130
+CORRELATION_BYTES = 64  # ZeroMQ's own takes 4; it is kept with each request
 
 ACCEPT = (protocol.FRONTEND, protocol.BACKEND, protocol.CONTROL)
 
@@ -63,7 +66,9 @@ class BrokerLoop:
                 lock = claim_path(endpoint)
                 if lock is not None:
                     self._locks.append(lock)
-                router = open_router(self.context, endpoint, limit + ROOM)
+                ours = endpoint == broker.frontend
+                high_water = CLIENT_HIGH_WATER if ours else HIGH_WATER
+                router = open_router(self.context, endpoint, limit + ROOM, high_water)
                 self._sockets.append(router)
                 protect_path(endpoint)
         except ConfigError:
@@ -246,7 +251,8 @@ def _is_envelope(envelope: tuple[Any, ...]) -> bool:
     """Nothing, the delimiter of a REQ, or a correlation frame and the delimiter."""
     if not envelope:
         return True
-    return len(envelope) <= 2 and len(envelope[-1]) == 0  # noqa: PLR2004
+    small = all(len(frame) <= CORRELATION_BYTES for frame in envelope)
+    return len(envelope) <= 2 and len(envelope[-1]) == 0 and small  # noqa: PLR2004
 
 
 def _bytes(frame: Any) -> bytes:

@@ -1,8 +1,8 @@
 """The broker's ROUTERs: how they are opened, read and written.
 
-libzmq counts complete messages and limits single frames, so what a hostile peer can
-do with many frames is bounded here: a message of too many frames is discarded piece
-by piece, and each turn of the loop reads a bounded number of frames.
+libzmq counts complete messages and limits single frames. So a message of too many
+frames is discarded piece by piece here, each turn of the loop reads a bounded number of
+frames, and what waits for slow peers is bounded by bytes.
 """
 
 from __future__ import annotations
@@ -23,10 +23,14 @@ from falconas.config import StartError
 from falconas.protocol import encode
 
 HIGH_WATER = 1000
+# Of clients: libzmq counts messages and not their bytes, so the rest waits with us.
+CLIENT_HIGH_WATER = 128
 FRAMES_LIMIT = 6  # identity, correlation, delimiter, header, body, and one too many
 TURN_FRAMES = 2000
 COPY_BELOW = 8192
-OUTBOX_BYTES = 64 * 1024 * 1024
+OUTBOX_BYTES = 32 * 1024 * 1024  # of one peer
+OUTBOXES_BYTES = 256 * 1024 * 1024  # of all
+MESSAGE_BYTES = 512  # what a message costs beside its body
 
 
 def seed_identities() -> None:
@@ -38,7 +42,9 @@ def seed_identities() -> None:
     ctypes.CDLL(None).srandom(int.from_bytes(os.urandom(4), "little"))
 
 
-def open_router(context: zmq.Context[Any], endpoint: str, limit: int) -> Any:
+def open_router(
+    context: zmq.Context[Any], endpoint: str, limit: int, high_water: int = HIGH_WATER
+) -> Any:
     """Return a bound ROUTER that takes frames of at most `limit` bytes.
 
     Raises:
@@ -47,7 +53,7 @@ def open_router(context: zmq.Context[Any], endpoint: str, limit: int) -> Any:
     socket = context.socket(zmq.ROUTER)
     socket.set(zmq.ROUTER_MANDATORY, 1)
     socket.set(zmq.LINGER, 1000)
-    socket.set(zmq.SNDHWM, HIGH_WATER)
+    socket.set(zmq.SNDHWM, high_water)
     socket.set(zmq.RCVHWM, HIGH_WATER)
     socket.set(zmq.MAXMSGSIZE, limit)
     socket.set(zmq.HANDSHAKE_IVL, 3000)
@@ -105,7 +111,11 @@ def protect_path(endpoint: str) -> None:
 
 
 class Reader:
-    """Reads whole messages from one ROUTER, a bounded number of frames a turn."""
+    """Reads whole messages from one ROUTER, a bounded number of frames a turn.
+
+    libzmq hands out a message when its last frame has come, and collects the frames
+    of one that never ends: only a limit of the process's memory helps against that.
+    """
 
     def __init__(self, socket: Any) -> None:
         self.socket = socket
@@ -144,16 +154,34 @@ class Reader:
                 yield frames
 
 
+class Outbox:
+    """What one slow peer has not taken yet."""
+
+    def __init__(self) -> None:
+        self.sends: deque[Send] = deque()
+        self.bytes = 0
+
+    def push(self, send: Send) -> None:
+        """Keep a message."""
+        self.sends.append(send)
+        self.bytes += _cost(send)
+
+    def pop(self) -> None:
+        """Forget the first one, which was sent."""
+        self.bytes -= _cost(self.sends.popleft())
+
+
 class Writer:
     """Writes to one ROUTER without ever blocking.
 
-    What a slow peer does not take now waits in a bounded outbox of its own.
+    What a slow peer does not take now waits in an outbox of its own; an outbox is
+    bounded, and so are all of them together.
     """
 
     def __init__(self, socket: Any) -> None:
         self.socket = socket
         self.dropped = 0
-        self._outboxes: dict[bytes, deque[Send]] = {}
+        self._outboxes: dict[bytes, Outbox] = {}
         self._bytes = 0
 
     @property
@@ -168,37 +196,39 @@ class Writer:
             try:
                 self._write(send)
             except zmq.Again:
-                outbox = self._outboxes[send.identity] = deque()
+                outbox = self._outboxes[send.identity] = Outbox()
             except zmq.ZMQError as error:
                 if error.errno != zmq.EHOSTUNREACH:
                     raise
                 return False
             else:
                 return True
-        size = len(send.body)
-        if self._bytes + size > OUTBOX_BYTES:
+        size = _cost(send)
+        if outbox.bytes + size > OUTBOX_BYTES or self._bytes + size > OUTBOXES_BYTES:
             self.dropped += 1
         else:
+            outbox.push(send)
             self._bytes += size
-            outbox.append(send)
         return True
 
     def flush(self) -> list[Send]:
         """Try the outboxes again; return what has lost its peer."""
         lost: list[Send] = []
         for identity, outbox in list(self._outboxes.items()):
-            while outbox:
-                try:
-                    self._write(outbox[0])
-                except zmq.Again:
-                    break
-                except zmq.ZMQError as error:
-                    if error.errno != zmq.EHOSTUNREACH:
-                        raise
-                    lost.append(outbox[0])
-                self._bytes -= len(outbox.popleft().body)
-            if not outbox:
-                del self._outboxes[identity]
+            before = outbox.bytes
+            try:
+                while outbox.sends:
+                    self._write(outbox.sends[0])
+                    outbox.pop()
+            except zmq.Again:
+                self._bytes += outbox.bytes - before
+                continue
+            except zmq.ZMQError as error:
+                if error.errno != zmq.EHOSTUNREACH:
+                    raise
+                lost.extend(outbox.sends)
+            self._bytes -= before
+            del self._outboxes[identity]
         return lost
 
     def _write(self, send: Send) -> None:
@@ -210,3 +240,7 @@ class Writer:
         socket.send(encode(send.message), more)
         body = send.body
         socket.send(body, zmq.NOBLOCK, copy=len(body) < COPY_BELOW)
+
+
+def _cost(send: Send) -> int:
+    return len(send.body) + MESSAGE_BYTES

@@ -101,3 +101,19 @@ def test_a_script_that_does_not_load_names_its_error(
     assert error is not None
     assert error.code is Code.NOT_FOUND
     assert "SyntaxError: line 1" in error.message
+
+
+@pytest.mark.parametrize(
+    ("extras", "code"),
+    [
+        ({"accept": ["ext"]}, Code.OK),
+        ({"numbers": [0.5] * 200}, Code.OK),
+        ({"numbers": [0.5] * 300}, Code.INVALID_ARGUMENT),
+    ],
+)
+def test_a_header_must_fit_as_we_write_it(
+    flow: Flow, client: Client, extras: dict[str, object], code: Code
+) -> None:
+    request = Request(b"id", "read", None, extras)
+    error = refusal(flow, client, request, CAPPED, 0, 200.0)
+    assert (Code.OK if error is None else error.code) is code

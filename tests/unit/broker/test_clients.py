@@ -44,12 +44,33 @@ def test_what_was_asked_before_hello_keeps_its_connection() -> None:
     bare = clients.of(b"link", 1.0)
     session = clients.hello(b"link", b"session", 1.0)
     clients.ended(bare)
+
     assert clients.find(b"link") is session
 
+
+def test_a_connection_has_one_session_at_a_time() -> None:
+    clients = Clients()
+    clients.hello(b"link", b"session", 1.0)
     other = clients.hello(b"link", b"other", 1.0)
-    clients.hello(b"new link", b"session", 2.0)
 
     assert clients.find(b"link") is other
+    assert clients.everyone() == [other]
+
+
+def test_a_session_that_is_owed_something_keeps_its_connection() -> None:
+    clients = Clients()
+    assert clients.conflict(b"link", b"other") is None
+    clients.of(b"link", 1.0)
+    assert clients.conflict(b"link", b"other") is None
+    client = clients.hello(b"link", b"session", 1.0)
+    assert clients.conflict(b"link", b"other") is None
+
+    client.pending[b"id"] = pending()
+
+    assert clients.conflict(b"link", b"session") is None
+    conflict = clients.conflict(b"link", b"other")
+    assert conflict is not None
+    assert conflict.code.name == "FAILED_PRECONDITION"
 
 
 def test_answers_are_kept_for_sessions_and_while_of_use() -> None:

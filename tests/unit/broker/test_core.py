@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from falconas.broker.core import ANSWER_WAIT, UNKNOWN_PEER
+from falconas.broker.expiry import RESOLUTION
+from falconas.broker.flow import RECOUNT, VERDICT_GRACE
 from falconas.broker.hosts import SILENCE
 from falconas.broker.records import Peer, Send, Socket
 from falconas.codec import decode_value, encode_value
@@ -222,6 +224,36 @@ def test_a_worker_is_welcomed_under_its_id_and_is_idle() -> None:
     assert isinstance(send.message, Welcome)
     assert send.message.id == b"w1".ljust(16, b".")
     assert send.socket is Socket.BACKEND
+    desk.ask()
+    assert desk.handed().identity == b"w1"
+
+
+def test_a_connection_cannot_have_the_share_of_two_sessions() -> None:
+    desk = serving("w1")
+    peer = frontend("c1")
+    desk.core.hello(peer, Hello(b"h1", b"s" * 16, {}), desk.now)
+    desk.ask()
+    desk.take()
+
+    desk.core.hello(peer, Hello(b"h2", b"t" * 16, {}), desk.now)
+
+    id_, code, _ = desk.verdict()
+    assert (id_, code) == (b"h2", Code.FAILED_PRECONDITION)
+
+
+def test_a_worker_in_whose_place_we_answered_is_asked_what_it_holds() -> None:
+    desk = serving("w1")
+    desk.ask(budget=1.0)
+    desk.handed()
+    desk.tick(1.0 + VERDICT_GRACE + RESOLUTION)
+    (question,) = [s for s in desk.take() if s.socket is Socket.BACKEND]
+    assert isinstance(question.message, Welcome)
+    assert question.message.id == RECOUNT
+    assert desk.known("w1").hands
+
+    desk.worker("w1", holding=[])  # the request never reached it
+
+    assert not desk.known("w1").hands
     desk.ask()
     assert desk.handed().identity == b"w1"
 
