@@ -26,7 +26,7 @@ from falconas.errors import (
 )
 
 if TYPE_CHECKING:
-    from falconas.client.aio import AsyncClient
+    from falconas.client.aio import AsyncCall, AsyncClient
     from falconas.client.sync import Call, Client
     from falconas.worker.context import Context
     from falconas.worker.declaration import script
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Aborted",
     "AlreadyExists",
+    "AsyncCall",
     "AsyncClient",
     "Call",
     "Cancelled",
@@ -58,6 +59,7 @@ __all__ = [
 
 # Imported when asked for: a client needs no psycopg and a script no zmq.
 _LAZY = {
+    "AsyncCall": "falconas.client.aio",
     "AsyncClient": "falconas.client.aio",
     "Call": "falconas.client.sync",
     "Client": "falconas.client.sync",

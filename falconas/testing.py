@@ -11,12 +11,15 @@
             ctx.db.execute("INSERT INTO customer (id) VALUES (99)")
             assert overview(ctx, customer_id=99)["orders"] == 0
 
-An empty `dsn` means libpq's own sources: the PG… variables, a service file.
+An empty `dsn` means what it means to a worker: FALCONAS_DATABASE__DSN, and without
+that libpq's own sources, the PG… variables or a service file. A PostgreSQL for the
+tests alone comes from `falconas.database.embedded`; docs/scripts.md has the fixture.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,6 +36,7 @@ from falconas.worker.scripts import ScriptLoadError, load_file
 __all__ = ["ScriptLoadError", "context", "run"]
 
 BUDGET = 30.0
+DSN_VARIABLE = "FALCONAS_DATABASE__DSN"
 RESULT_BYTES = 16 * 1024 * 1024
 
 
@@ -99,6 +103,7 @@ def run(
 
 @contextmanager
 def _session(dsn: str) -> Iterator[Session]:
+    dsn = dsn or os.environ.get(DSN_VARIABLE, "")
     session = Session.connect(dsn, application_name="falconas/testing")
     try:
         yield session

@@ -218,6 +218,28 @@ class AsyncCall:
         """Ask to end it; the verdict says whether it was in time."""
         self._client.cancel(self.outstanding)
 
+    async def result(self, timeout: float | None = None) -> Any:  # noqa: ASYNC109
+        """Wait for the verdict: return the result or raise the error.
+
+        To cancel the task cancels the request; the end of `timeout` does not.
+
+        Raises:
+            TimeoutError: No verdict within `timeout` seconds; the call goes on.
+            FalconError: One class for each code, see `falconas.errors`.
+        """
+        if timeout is not None and self._verdict is None:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            try:
+                done, _ = await asyncio.wait([waiter], timeout=max(timeout, 0))
+            except asyncio.CancelledError:
+                self.cancel()
+                raise
+            if not done:
+                self._waiters.remove(waiter)
+                raise TimeoutError(f"no verdict within {timeout} s; the call goes on")
+        return await self
+
     def __await__(self) -> Generator[Any, None, Any]:
         """Wait for the verdict: return the result or raise the error."""
         verdict = self._verdict

@@ -135,7 +135,8 @@ class Calls:
         if len(self) >= self._limit:
             self.counters["refused"] += 1
             raise ResourceExhausted(
-                f"{self._limit} calls of this client are outstanding",
+                f"{self._limit} calls of this client are outstanding;"
+                " wait for results, or make the client with a larger outstanding=",
                 retry_safe=True,
                 retry_after=0.1,
             )

@@ -11,7 +11,7 @@ import ctypes
 import logging
 import os
 from collections import deque
-from math import ceil
+from math import ceil, inf
 from typing import TYPE_CHECKING, Any
 
 import zmq
@@ -41,6 +41,7 @@ HEARTBEAT_INTERVAL = 1.0
 DRAIN_LINGER = 1.0
 TURN = 100
 LOSSES = 1000
+WELCOME_WAIT = 2.0
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ class Dealer:
 
     def __init__(self, endpoint: str, frame_bytes: int) -> None:
         seed_routing_ids()
+        self.endpoint = endpoint
         self._context = zmq.Context()
         self.socket = self._context.socket(zmq.DEALER)
         for option, value in _OPTIONS.items():
@@ -143,6 +145,50 @@ class Dealer:
         self._context.term()
 
 
+class Watch:
+    """Logs, once each, what keeps a broker from saying WELCOME.
+
+    Args:
+        endpoint: Where the broker should be.
+        name: Which of a broker's endpoints that should be.
+    """
+
+    def __init__(self, endpoint: str, name: str) -> None:
+        self.trouble = ""
+        self._endpoint = endpoint
+        self._name = name
+        self._warn_at = inf
+
+    def welcomed(self) -> None:
+        """All is well."""
+        self.trouble, self._warn_at = "", inf
+
+    def missing(self, now: float) -> None:
+        """There is no WELCOME, which is normal for a while."""
+        if self._warn_at == inf:
+            self._warn_at = now + WELCOME_WAIT
+        elif now >= self._warn_at and not self.trouble:
+            self._tell(logging.WARNING, f"waiting for a broker at {self._endpoint}")
+
+    def refused(self, reply: Reply, body: bytes) -> None:
+        """What listens there does not want what was said."""
+        error = error_for(reply.code, decode_value(body))
+        if "commands" in (error.details or {}):  # those that it would understand
+            text = f"{self._endpoint} is not a broker's {self._name} endpoint"
+        else:
+            text = f"the broker at {self._endpoint} refused: {error.message}"
+        self._tell(logging.ERROR, text)
+
+    def wake_at(self) -> float:
+        """Return when to call `missing` again."""
+        return inf if self.trouble else self._warn_at
+
+    def _tell(self, level: int, trouble: str) -> None:
+        if trouble != self.trouble:
+            self.trouble = trouble
+            log.log(level, "%s", trouble)
+
+
 class Control:
     """What the broker is told about this supervisor and its workers.
 
@@ -158,6 +204,7 @@ class Control:
     ) -> None:
         self.dealer = Dealer(endpoint, HEADER_LIMIT)
         self.epoch = b""
+        self._watch = Watch(endpoint, "control")
         self._supervisor = supervisor
         self._host = host
         self._facts = facts
@@ -190,6 +237,8 @@ class Control:
             self._welcomed = False
             if connected:
                 self._register(self._manifests)
+        if self._manifests and not self._welcomed:
+            self._watch.missing(now)
         if now >= self._beat_at:
             self._beat_at = now + HEARTBEAT_INTERVAL
             beat = Heartbeat(self._supervisor, self._supervisor, {})
@@ -207,18 +256,18 @@ class Control:
 
     def _receive(self, message: Any, body: bytes) -> None:
         if isinstance(message, Reply):
-            error = error_for(message.code, decode_value(body))
-            log.error("the broker refused this supervisor: %s", error.message)
+            self._watch.refused(message, body)
         if not isinstance(message, Welcome):
             return
         if message.id != self._supervisor:
             self._register(self._manifests)
             return
-        if message.epoch != self.epoch:
-            if self.epoch:  # a new broker knows nothing of these requests
-                self._losses.clear()
-            self.epoch = message.epoch
-            log.info("registered with the broker")
+        if self.epoch and message.epoch != self.epoch:
+            self._losses.clear()  # a new broker knows nothing of these requests
+        if message.epoch != self.epoch or self._watch.trouble:
+            log.info("registered with the broker at %s", self.dealer.endpoint)
+        self.epoch = message.epoch
+        self._watch.welcomed()
         self._welcomed = True
         self._report()
 

@@ -68,7 +68,7 @@ class WorkerCore:
 
     Args:
         ready: The READY to introduce this worker with, whose extras hold its facts
-            (pid, host, index); `ready` and `holding` are added to them.
+            (pid, host, index); `ready`, `holding` and `reason` are added to them.
         name: The worker's name for people.
     """
 
@@ -104,7 +104,8 @@ class WorkerCore:
         holding = [self._running] if self._running else []
         if self._last is not None:
             holding.append(_dispatch(self._last[0]))
-        extras = {**self._ready.extras, "ready": self._able, "holding": holding}
+        state = {"ready": self._able, "holding": holding, **self._why()}
+        extras = {**self._ready.extras, **state}
         self._announced = self._able
         self._ready_at = now + WELCOME_TIMEOUT
         ready = self._ready._replace(id=self._introduction, extras=extras)
@@ -251,10 +252,13 @@ class WorkerCore:
             self._status(now)
 
     def _status(self, now: float) -> None:
-        reason = "draining" if self.draining else self._reason
         self._announced = self._able
-        extras = {"reason": reason} if reason else {}
-        self._send(Status(self._ready.worker, self._able, extras), b"", now)
+        self._send(Status(self._ready.worker, self._able, self._why()), b"", now)
+
+    def _why(self) -> Extras:
+        """Return the extra that says why this worker cannot serve, if so."""
+        reason = "draining" if self.draining else self._reason
+        return {"reason": reason} if reason else {}
 
     def _refuse(self, id_: bytes, error: FalconError, now: float) -> None:
         extras = {"worker": self.name, "node": self._ready.node}

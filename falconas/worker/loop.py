@@ -15,8 +15,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 from falconas.database.session import ConnectFailed, InvalidDsn, Session
-from falconas.protocol import HEADER_LIMIT, Cancel, Ready, Request, Welcome
-from falconas.worker.control import DRAIN_LINGER, Dealer
+from falconas.protocol import HEADER_LIMIT, Cancel, Ready, Reply, Request, Welcome
+from falconas.worker.control import DRAIN_LINGER, Dealer, Watch
 from falconas.worker.core import WorkerCore
 from falconas.worker.policy import Backoff
 from falconas.worker.runner import Outcome, Runner
@@ -35,7 +35,7 @@ STEADY = 1.0
 
 log = logging.getLogger(__name__)
 
-_ACCEPTED: frozenset[type[Any]] = frozenset({Welcome, Request, Cancel})
+_ACCEPTED: frozenset[type[Any]] = frozenset({Welcome, Request, Cancel, Reply})
 
 
 class Connection(Protocol):
@@ -86,6 +86,7 @@ class WorkerLoop:
     ) -> None:
         self._core = core
         self._dealer = dealer
+        self._watch = Watch(dealer.endpoint, "backend")
         self._slot = slot
         self._connect = connect
         self._serve_on = serve_on
@@ -128,7 +129,7 @@ class WorkerLoop:
             self._waker.close()
 
     def _turn(self) -> None:
-        due = self._core.wake_at()
+        due = min(self._core.wake_at(), self._watch.wake_at())
         if self._connection is None:
             due = min(due, self._connect_at)
         ready = self._dealer.wait(min(due - monotonic(), 60.0))
@@ -148,6 +149,8 @@ class WorkerLoop:
             self._tend_connection(now)
         self._core.tick(now)
         self._flush()
+        if not self._core.welcomed:
+            self._watch.missing(now)
 
     # The broker
 
@@ -164,9 +167,12 @@ class WorkerLoop:
                 self._core.request(message, body, now)
             elif isinstance(message, Cancel):
                 self._core.cancel(message, now)
+            elif isinstance(message, Reply):
+                self._watch.refused(message, body)
             else:
                 self._core.welcome(message, now)
                 self._limit(message)
+                self._greeted()
         for connected in news:
             if connected:
                 self._core.connected(monotonic())
@@ -179,6 +185,12 @@ class WorkerLoop:
             if not self._dealer.send(message, body):
                 self._core.unsent(monotonic())
                 return
+
+    def _greeted(self) -> None:
+        if self._core.welcomed:
+            if self._watch.trouble:
+                log.info("connected to the broker at %s", self._dealer.endpoint)
+            self._watch.welcomed()
 
     def _limit(self, welcome: Welcome) -> None:
         limits = welcome.extras.get("limits")

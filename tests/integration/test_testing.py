@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 
 from falconas import script, testing
+from falconas.database.session import ConnectFailed
 from falconas.errors import Aborted, FalconError, InvalidArgument, ScriptError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from falconas.database.embedded import EmbeddedPostgres
 
@@ -25,6 +29,9 @@ def database(postgres: EmbeddedPostgres) -> Iterator[str]:
         )
     yield dsn
     postgres.drop_database("testing")
+
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "scripts.md"
 
 
 def add(ctx: Any, number: int, parent: int | None = None) -> tuple[int, float]:
@@ -79,6 +86,38 @@ def test_what_a_worker_would_refuse_is_refused(database: str) -> None:
         testing.run(commits, dsn=database)
     with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
         testing.run(writes, dsn=database)
+
+
+def test_without_a_dsn_it_is_the_one_of_the_workers(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FALCONAS_DATABASE__DSN", database)
+    assert testing.run(add, {"number": 7})[0] == 7
+    with testing.context() as ctx:
+        assert ctx.db.execute("SELECT current_database()").fetchone() == ("testing",)
+    with pytest.raises(ConnectFailed, match="nowhere"):
+        testing.run(add, {"number": 7}, dsn="host=/nowhere")
+
+
+def test_the_documented_fixture_gives_a_database(tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    (fixture,) = [block for block in blocks if "EmbeddedPostgres" in block]
+    (tmp_path / "conftest.py").write_text(fixture)
+    (tmp_path / "test_it.py").write_text(
+        "from falconas.testing import context\n"
+        "def test_it(dsn):\n"
+        "    with context(dsn) as ctx:\n"
+        "        assert ctx.db.execute('SELECT 1').fetchone() == (1,)\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "--basetemp", str(tmp_path / "t")]
+    done = subprocess.run(
+        [*command, "-c", "/dev/null", "--rootdir", str(tmp_path), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
+    assert not list((tmp_path / "t").glob("postgres*"))
 
 
 def test_what_only_commit_would_find_is_found(database: str) -> None:

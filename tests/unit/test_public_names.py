@@ -31,5 +31,5 @@ def test_another_name_is_not() -> None:
 def test_a_script_loads_no_zmq_and_a_client_no_psycopg() -> None:
     worker = loaded_by("import falconas; falconas.script, falconas.Context")
     assert not {"zmq", "psycopg"} & worker
-    client = loaded_by("import falconas; falconas.Client, falconas.AsyncClient")
+    client = loaded_by("import falconas; falconas.Call, falconas.AsyncCall")
     assert "psycopg" not in client

@@ -128,6 +128,36 @@ def test_a_timeout_of_asyncio_cancels_the_request(broker: Broker) -> None:
     play(broker, scene)
 
 
+def test_the_timeout_of_result_ends_the_wait_and_not_the_call(broker: Broker) -> None:
+    async def scene(client: AsyncClient) -> None:
+        call = client.submit("echo")
+        request, _ = await to_thread(broker.expect, Request)
+        for timeout in (0, -1, 0.01):
+            with pytest.raises(TimeoutError, match="the call goes on"):
+                await call.result(timeout)
+        waits = [asyncio.create_task(call.result(end)) for end in (20, None)]
+        await asyncio.sleep(0)
+        broker.reply(request.id, "done")
+        assert await asyncio.gather(*waits) == ["done", "done"]
+        assert await call.result(0) == "done"
+
+    play(broker, scene)
+
+
+def test_to_cancel_the_wait_for_a_result_cancels_the_request(broker: Broker) -> None:
+    async def scene(client: AsyncClient) -> None:
+        for timeout in (20, None):
+            call = client.submit("echo")
+            task = asyncio.create_task(call.result(timeout))
+            request, _ = await to_thread(broker.expect, Request)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert (await to_thread(broker.expect, Cancel))[0].id == request.id
+
+    play(broker, scene)
+
+
 def test_cancel_is_sent_and_the_broker_decides(broker: Broker) -> None:
     async def scene(client: AsyncClient) -> None:
         call = client.submit("echo")
@@ -181,8 +211,9 @@ def test_outstanding_calls_are_bounded(unused_endpoint: str) -> None:
     async def main() -> None:
         async with AsyncClient(unused_endpoint, outstanding=1) as client:
             call = client.submit("echo", budget=0.05)
-            with pytest.raises(ResourceExhausted):
+            with pytest.raises(ResourceExhausted, match="larger outstanding=") as info:
                 client.submit("echo")
+            assert info.value.retry_after
             with pytest.raises(Unavailable, match="no broker at"):
                 await call
             assert call.info == {"verdict": "client"}

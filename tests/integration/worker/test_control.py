@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from falconas.codec import encode_value
-from falconas.errors import InvalidArgument
+from falconas.errors import InvalidArgument, Unimplemented
 from falconas.protocol import (
     Disconnect,
     Heartbeat,
@@ -17,7 +17,7 @@ from falconas.protocol import (
     Reply,
     Welcome,
 )
-from falconas.worker.control import Control, Dealer
+from falconas.worker.control import WELCOME_WAIT, Control, Dealer, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -157,6 +157,59 @@ def test_a_refusal_is_logged(
     reply = Reply(SUPERVISOR, Kind.ERROR, error.code, {})
     broker.send(broker.control, peer, reply, encode_value(error.body()))
     tend(control, broker, lambda: "too odd" in caplog.text or None)
+
+
+def test_what_is_no_control_endpoint_is_named_once(
+    control: Control, broker: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker.greets = False
+    control.offer("m1", encode_value(MANIFEST))
+    peer, _, _ = take(control, broker, Register)
+    for command in (32, 33, 33):
+        error = Unimplemented(f"command {command}", details={"commands": ["HELLO"]})
+        reply = Reply(SUPERVISOR, Kind.ERROR, error.code, {})
+        broker.send(broker.control, peer, reply, encode_value(error.body()))
+    broker.send(broker.control, peer, Welcome(SUPERVISOR, b"an epoch", 0.0, {}))
+    tend(control, broker, lambda: control.epoch or None)
+    named = f"{broker.control_endpoint} is not a broker's control endpoint"
+    assert caplog.messages == [named]
+
+
+def test_a_broker_that_stays_away_is_missed_once_and_its_return_told(
+    control: Control, broker: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    control.offer("m1", encode_value(MANIFEST))
+    control.tend([], 100.0)
+    assert caplog.messages == []
+    for later in (0.0, 0.1):
+        control.tend([], 100.0 + WELCOME_WAIT + later)
+    register(control, broker)
+    assert caplog.messages == [
+        f"waiting for a broker at {broker.control_endpoint}",
+        f"registered with the broker at {broker.control_endpoint}",
+    ]
+
+
+def test_a_broker_is_not_missed_before_there_are_scripts(
+    control: Control, caplog: pytest.LogCaptureFixture
+) -> None:
+    for now in (100.0, 200.0):
+        control.tend([], now)
+    assert caplog.messages == []
+
+
+def test_a_broker_that_is_gone_again_is_missed_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    watch = Watch("tcp://there", "backend")
+    for start in (100.0, 200.0):
+        watch.missing(start)
+        assert watch.wake_at() == start + WELCOME_WAIT
+        watch.missing(watch.wake_at())
+        watch.missing(start + 50.0)
+        watch.welcomed()
+    assert caplog.messages == ["waiting for a broker at tcp://there"] * 2
 
 
 def test_what_is_not_of_the_protocol_is_dropped(

@@ -10,7 +10,7 @@ import pytest
 
 from falconas.codec import encode_value
 from falconas.database.session import ConnectFailed
-from falconas.errors import Code
+from falconas.errors import Code, Unimplemented
 from falconas.protocol import (
     Cancel,
     Disconnect,
@@ -154,6 +154,37 @@ def test_without_a_database_it_is_not_ready_until_it_is(
     _, message, _ = broker.take(Ready)
     assert message.extras["ready"] is False
     assert broker.take(Status)[1] == Status(WORKER, True, {})
+
+
+def test_what_is_no_backend_is_named_and_the_right_one_greeted(
+    stage: Stage, broker: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    broker.greets = False
+    stage.thread.start()
+    peer, message, _ = broker.take(Ready)
+    error = Unimplemented("command 16", details={"commands": ["HELLO"]})
+    reply = Reply(message.id, Kind.ERROR, error.code, {})
+    broker.send(broker.backend, peer, reply, encode_value(error.body()))
+    broker.greet(peer, message)
+    with running(stage, broker, peer):
+        pass
+    broker.take(Reply)
+    assert caplog.messages == [
+        f"{broker.backend_endpoint} is not a broker's backend endpoint",
+        f"connected to the broker at {broker.backend_endpoint}",
+    ]
+
+
+def test_a_broker_that_does_not_answer_is_missed(
+    stage: Stage, broker: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker.greets = False
+    stage.loop._watch._warn_at = 0.0
+    stage.thread.start()
+    broker.take(Ready)
+    stage.stop()
+    assert caplog.messages == [f"waiting for a broker at {broker.backend_endpoint}"]
 
 
 def test_requests_that_come_meanwhile_go_back(stage: Stage, broker: Any) -> None:

@@ -106,6 +106,16 @@ def test_without_a_database_connection_it_says_so_and_later_that_it_can_serve() 
     assert messages(core) == []
 
 
+def test_a_worker_that_cannot_serve_says_why_from_the_start() -> None:
+    core = new_core()
+    core.connection(sound=False, now=NOW, reason="connection refused")
+    core.connected(NOW)
+    assert messages(core)[-1].extras["reason"] == "connection refused"
+    core.connection(sound=True, now=NOW)
+    core.connected(NOW)
+    assert "reason" not in messages(core)[-1].extras
+
+
 def test_a_connection_that_came_between_ready_and_welcome_is_announced() -> None:
     core = new_core()
     core.connected(NOW)
