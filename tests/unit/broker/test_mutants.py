@@ -52,6 +52,7 @@ def command(finder: str) -> list[str]:
 def search(finder: str, tree: Path) -> subprocess.CompletedProcess[str]:
     paths = os.pathsep.join(map(str, (tree, ROOT)))
     environ = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
+    environ["PYTHONHASHSEED"] = "0"  # the order of sets decides what a run meets
     return subprocess.run(
         command(finder),
         env=environ,
