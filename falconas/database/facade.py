@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 Row = TypeVar("Row")
 TupleRow = tuple[Any, ...]
 
+# How statements begin that cannot end a transaction.
+_PLAIN = frozenset({"SELE", "WITH", "VALU", "TABL", "FETC", "COPY"})
+
 
 class Lease:
     """A session lent to one request."""
@@ -168,7 +171,8 @@ class Cursor(Generic[Row]):
     ) -> Cursor[Row]:
         """Run a statement; without parameters also several, separated by `;`."""
         session = self._lease.session
-        with session.statement(joined=_is_single(query, params)) as connection:
+        single = _is_single(query, params)
+        with session.statement(joined=single, opaque=not single) as connection:
             raw: Any = self._open(connection)  # psycopg's overloads are too many
             raw.execute(query, params, prepare=prepare, binary=binary)
         session.tagged(_tags(raw))
@@ -189,20 +193,22 @@ class Cursor(Generic[Row]):
     ) -> Iterator[Row]:
         """Yield rows as they arrive; nothing else can run until it ends."""
         session = self._lease.session
-        with session.statement() as connection:
+        opaque = _is_opaque(query)
+        with session.statement(opaque=opaque) as connection:
             yield from self._open(connection).stream(query, params, size=size)
-        session.tagged([])
+        session.tagged([], opaque=opaque)
 
     @contextmanager
     def copy(self, statement: Query, params: Params | None = None) -> Iterator[Copy]:
         """Run COPY FROM STDIN or COPY TO STDOUT."""
         session = self._lease.session
+        opaque = _is_opaque(statement)
         with (
-            session.statement() as connection,
+            session.statement(opaque=opaque) as connection,
             self._open(connection).copy(statement, params) as copy,
         ):
             yield Copy(copy)
-        session.tagged([])
+        session.tagged([], opaque=opaque)
 
     def fetchone(self) -> Row | None:
         """Return the next row, None if there is none."""
@@ -322,6 +328,13 @@ def _is_single(query: Query, params: Params | None) -> bool:
         and ";" not in query.rstrip("; \n\t")
         and query.lstrip()[:4].upper() != "COPY"
     )
+
+
+def _is_opaque(query: Query) -> bool:
+    """Tell whether a query of unseen tags may be more than one plain statement."""
+    if not isinstance(query, str) or ";" in query.rstrip("; \n\t"):
+        return True
+    return query.lstrip("( \n\t")[:4].upper() not in _PLAIN
 
 
 def _tags(cursor: psycopg.Cursor[Any]) -> list[str]:

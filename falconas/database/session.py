@@ -17,10 +17,16 @@ import psycopg
 from psycopg import errors, pq
 
 from falconas.database.conninfo import InvalidDsn, conninfo
-from falconas.database.sqlstate import Notice, classify, ends_connection
+from falconas.database.sqlstate import (
+    FAILED_TRANSACTION,
+    Notice,
+    classify,
+    ends_connection,
+    uncertain,
+)
 from falconas.database.transaction import (
     BEGIN_READ,
-    BEGIN_WRITE,
+    MARK_MISSING,
     READ_AUTOCOMMIT,
     TransactionState,
 )
@@ -69,7 +75,7 @@ class Session:
         self.sound = True
         self.notices: deque[Notice] = deque(maxlen=_NOTICES)
         connection.add_notice_handler(self._note)
-        connection.add_notify_handler(_ignore)  # else psycopg keeps them for ever
+        connection.add_notify_handler(lambda _: None)  # else psycopg keeps them
         self._settings = self._client_settings()
 
     @classmethod
@@ -129,7 +135,7 @@ class Session:
         self._state = TransactionState("write")
         self.notices.clear()
         try:
-            self._command(BEGIN_WRITE)
+            self._command(self._state.begin_write)
         except psycopg.Error as error:
             self.sound = False
             raise SessionLost(classify(error, lost=self.lost).message) from None
@@ -142,12 +148,15 @@ class Session:
         self.notices.clear()
 
     @contextmanager
-    def statement(self, *, joined: bool = False) -> Iterator[psycopg.Connection[Any]]:
+    def statement(
+        self, *, joined: bool = False, opaque: bool = False
+    ) -> Iterator[psycopg.Connection[Any]]:
         """Lend the connection for one statement of the script; then call `tagged`.
 
         Args:
             joined: Let a BEGIN that is due travel in the statement's round trip. The
                 statement's results are there when the block has ended.
+            opaque: It may end the transaction and not show it if it fails.
         """
         state = self._state
         if state.breach is not None:
@@ -170,12 +179,20 @@ class Session:
         except BaseException as error:
             if isinstance(error, psycopg.Error):
                 self._failed(error)
+            state.opaque = state.opaque or opaque
             state.watch(idle=self._is_idle())
             raise
 
-    def tagged(self, tags: list[str]) -> None:
+    def tagged(self, tags: list[str], *, opaque: bool = False) -> None:
         """Note a statement's command tags; raises on those of transactions."""
-        self._state.tagged(tags, idle=self._is_idle())
+        self._state.tagged(tags, idle=self._is_idle(), opaque=opaque)
+        if self._state.needs_mark(tags):
+            self._command(self._state.mark)
+
+    @property
+    def doubtful(self) -> bool:
+        """A failed write may have been committed in part all the same."""
+        return self._state.access == "write" and self._state.opaque
 
     def classify(self, error: psycopg.Error, *, late: bool = False) -> FalconError:
         """Return what the caller gets for an error of this request."""
@@ -188,6 +205,7 @@ class Session:
         Raises:
             FalconError: It is not whole; nothing of it may be called done.
         """
+        self._state.watch(idle=self._is_idle())
         if self._state.breach is not None:
             raise self._state.breach
         if self.lost:
@@ -215,22 +233,32 @@ class Session:
                 started=unknown, nobody can say.
         """
         self.notices.clear()
+        error: psycopg.Error | None = None
         try:
-            result = self._pgconn.exec_(b"COMMIT")
-        except psycopg.Error:
+            result = self._command(self._state.commit)
+        except psycopg.Error as caught:
+            error = caught
+        if self.lost or (error and not error.sqlstate):  # libpq's own: no answer
             self.sound = False
-            raise _uncertain("the connection was lost in COMMIT") from None
-        if self.lost:
-            self.sound = False
-            raise _uncertain("the connection was lost in COMMIT")
-        if result.status == pq.ExecStatus.FATAL_ERROR:
-            raise self.classify(errors.error_from_result(result))
+            raise uncertain("the connection was lost in COMMIT")
+        if error:
+            raise self._refused(error)
         if result.command_status != b"COMMIT":
             raise self._swallowed()
         if any(notice.cancels_replication for notice in self.notices):
-            raise _uncertain(
+            raise uncertain(
                 "committed here, but the wait for synchronous replication was cancelled"
             )
+
+    def _refused(self, error: psycopg.Error) -> FalconError:
+        """Return the verdict on an error that came instead of COMMIT's answer."""
+        if self._pgconn.transaction_status != _Status.INERROR:
+            self._state.opaque = False  # COMMIT was reached: the mark was there
+        elif error.sqlstate == FAILED_TRANSACTION:
+            return self._swallowed()
+        elif error.sqlstate == MARK_MISSING:
+            return self._state.replaced()
+        return self.classify(error)
 
     def reset(self) -> bool:
         """Wipe away what the request left; close the connection if that fails.
@@ -318,11 +346,3 @@ class Session:
 
     def _note(self, diagnostic: errors.Diagnostic) -> None:
         self.notices.append(Notice.of(diagnostic))
-
-
-def _uncertain(why: str) -> Unavailable:
-    return Unavailable(why, started=Started.UNKNOWN)
-
-
-def _ignore(_notify: psycopg.Notify) -> None:
-    pass

@@ -106,11 +106,17 @@ def classify(
     )
 
 
+def uncertain(why: str) -> Unavailable:
+    """Return the error for a COMMIT whose outcome nobody can tell."""
+    return Unavailable(why, started=Started.UNKNOWN)
+
+
 def ends_connection(error: psycopg.Error, *, access: str = "write") -> bool:
     """Tell whether the connection must not serve another request after `error`."""
     state = error.sqlstate or ""
     return (
-        state[:2] == "08"
+        (not state and error.pgresult is not None)  # libpq speaks, not the server
+        or state[:2] == "08"
         or state in _GONE
         or state in _TIMED_OUT
         or state == NO_SUCH_STATEMENT

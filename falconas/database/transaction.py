@@ -7,14 +7,26 @@ his effects beyond recall, and is told so instead of OK.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import psycopg
 
 from falconas.errors import Aborted, FalconError, ScriptError, Started
 
-BEGIN_WRITE = b"BEGIN READ WRITE"
+# A write's transaction carries a mark that ends with it: command tags alone do not
+# show a transaction ended by COMMIT AND CHAIN, or where the answers are not seen.
+_BEGIN_WRITE = b"BEGIN READ WRITE; "
+_MARK = b"SET LOCAL falconas.request = '%s'"
+# The mark first: where it is missing, an error keeps the rest from being run. A script
+# may have turned warnings off, but that of the synchronous replication must be heard.
+_COMMIT = (
+    b"SELECT 1 OPERATOR(pg_catalog./) (pg_catalog.current_setting('falconas.request',"
+    b" true) IS NOT DISTINCT FROM '%s')::pg_catalog.int4;"
+    b" SET LOCAL client_min_messages = warning; COMMIT"
+)
+MARK_MISSING = "22012"
 BEGIN_READ = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 READ_AUTOCOMMIT = b"SET default_transaction_read_only = on"
 
@@ -37,6 +49,9 @@ class TransactionState:
         failure: The first error that the database raised.
         breach: The script meddled with the transaction; this is the verdict.
         complete: The script came to its end and may be committed.
+        opaque: What was sent may have ended the transaction without our seeing it.
+        rolled: It answered ROLLBACK: to a savepoint, or AND CHAIN.
+        nonce: Marks the transaction of a write.
     """
 
     access: str = "read"
@@ -47,6 +62,24 @@ class TransactionState:
     failure: psycopg.Error | None = None
     breach: FalconError | None = None
     complete: bool = False
+    opaque: bool = False
+    rolled: bool = False
+    nonce: bytes = field(default_factory=lambda: os.urandom(8).hex().encode())
+
+    @property
+    def mark(self) -> bytes:
+        """The statement that marks the transaction."""
+        return _MARK % self.nonce
+
+    @property
+    def begin_write(self) -> bytes:
+        """The message that begins a write."""
+        return _BEGIN_WRITE + self.mark
+
+    @property
+    def commit(self) -> bytes:
+        """The message that commits this transaction and no other."""
+        return _COMMIT % self.nonce
 
     def take_pending(self) -> bytes | None:
         """Return what begins the transaction, once."""
@@ -55,26 +88,45 @@ class TransactionState:
             self.begun = True
         return pending
 
-    def tagged(self, tags: Iterable[str], *, idle: bool) -> None:
+    def tagged(self, tags: Iterable[str], *, idle: bool, opaque: bool = False) -> None:
         """Note the command tags of a statement; raises on those of transactions.
 
         Args:
             tags: What the server answered to each part of it.
             idle: The server says that no transaction is open.
+            opaque: There may be tags that nobody has seen.
         """
+        self.opaque = self.opaque or opaque
         for tag in tags:
             if tag in _LASTING_TAGS:
                 self.lasting = True
             elif tag in _TRANSACTION_TAGS or (tag == "ROLLBACK" and idle):
                 self._break(tag, committed=tag == "COMMIT")
+            elif tag == "ROLLBACK":
+                self.rolled = True
         self.watch(idle=idle)
         if self.breach is not None:
             raise self.breach
+
+    def needs_mark(self, tags: Iterable[str]) -> bool:
+        """Tell whether the mark may be gone with RESET ALL, and surely was there."""
+        ours = self.access == "write" and self.begun and not self.opaque
+        return ours and not self.rolled and "RESET" in tags
 
     def watch(self, *, idle: bool) -> None:
         """Note whether the transaction is still there after a statement."""
         if self.begun and idle:
             self._break("COMMIT", committed=True)
+
+    def replaced(self) -> FalconError:
+        """Return the verdict on a script whose transaction is not ours any more."""
+        if self.breach is None:
+            self.breach = ScriptError(
+                "the script ended its transaction itself; what it did up to there may"
+                " be committed, and the rest was rolled back",
+                started=Started.UNKNOWN,
+            )
+        return self.breach
 
     def swallowed(self, cause: FalconError | None) -> Aborted:
         """Return the verdict on a script that went on after its transaction failed."""

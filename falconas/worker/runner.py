@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 
 import psycopg
 
-from falconas.codec import decode_params, encode_params, encode_result, encode_value
+from falconas.codec import decode_params, encode_params, encode_result
 from falconas.database.facade import Database, Lease
 from falconas.database.session import ConnectFailed, Session, SessionLost
 from falconas.errors import (
@@ -37,6 +37,7 @@ from falconas.protocol import Kind, Request
 from falconas.worker.context import Context
 from falconas.worker.scripts import Library, Script, load
 from falconas.worker.slot import State
+from falconas.worker.verdict import describe, pack_error
 
 log = logging.getLogger(__name__)
 
@@ -135,6 +136,8 @@ class Runner:
             returnable = True
             outcome = _failed(Unavailable(str(error), retry_safe=True), extras)
         except FalconError as error:
+            if self.session.doubtful and error.started is Started.YES:
+                error.started, error.retry_safe = Started.UNKNOWN, False
             outcome = _failed(error, extras)
         except self._escape:
             raise
@@ -170,17 +173,18 @@ class Runner:
     def _serve(
         self, script: Script, request: Request, body: bytes, deadline: float
     ) -> bytes:
-        arguments = script.bind(decode_params(body))
         id_ = request.id if isinstance(request.id, bytes) else request.id.encode()
         if script.budget is not None:
             deadline = min(deadline, time.monotonic() + script.budget)
+        # From here on the script's own code runs: its parameters may be classes of it.
+        self._slot.enter(State.RUN, id_, deadline)
+        arguments = script.bind(decode_params(body))
         if not self.session.sound:
             raise SessionLost("the worker has no database connection")
         if script.access == "write":
             self.session.begin_write()
         else:
             self.session.begin_read(snapshot=script.snapshot)
-        self._slot.enter(State.RUN, id_, deadline)
         packed = self._call(script, request, arguments, deadline)
         self.session.verify()
         if script.access == "write" and self.session.touched:
@@ -241,7 +245,7 @@ class Runner:
                 verdict.started = Started.YES
             context.log.info("%s: %s", verdict.code.name, verdict.message)
         else:
-            verdict = ScriptError(_describe(error), started=Started.YES)
+            verdict = ScriptError(describe(error), started=Started.YES)
             context.log.error("script %s raised", script.name, exc_info=error)
         return verdict
 
@@ -315,23 +319,7 @@ def _check_deadline(script: Script, deadline: float) -> None:
 
 
 def _failed(error: FalconError, extras: dict[str, Any]) -> Outcome:
-    try:
-        body = encode_value(error.body())
-    except Exception:  # a script may have put anything in
-        plain = ScriptError(
-            "the script's error cannot be packed", started=error.started
-        )
-        body = encode_value(plain.body())
-    return Outcome(Kind.ERROR, error.code, body, extras)
-
-
-def _describe(error: BaseException) -> str:
-    name = type(error).__name__
-    try:
-        text = str(error)
-    except BaseException:
-        return f"{name} (its text cannot be read)"
-    return f"{name}: {text}" if text else name
+    return Outcome(Kind.ERROR, error.code, pack_error(error), extras)
 
 
 def _sequence(value: Any) -> list[Any]:

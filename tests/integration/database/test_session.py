@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import psycopg
 import pytest
+from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 
@@ -205,7 +206,9 @@ def test_an_untouched_session_is_not_spoken_to(
     session.begin_write()
     session.verify()
     assert session.reset()
-    assert sent == [b"BEGIN READ WRITE", b"ROLLBACK"]
+    begin, end = sent
+    assert begin.startswith(b"BEGIN READ WRITE; ")
+    assert end == b"ROLLBACK"
 
 
 def test_a_setting_of_psycopg_costs_the_connection(session: Session) -> None:
@@ -307,10 +310,14 @@ def ghost_standby(admin: psycopg.Connection[Any], database: str) -> Iterator[Non
 
 
 @pytest.mark.usefixtures("ghost_standby")
+@pytest.mark.parametrize("level", ["notice", "error"])
 def test_cancelled_synchronous_replication_is_an_unknown_outcome(
-    session: Session, admin: psycopg.Connection[Any]
+    session: Session, admin: psycopg.Connection[Any], level: str
 ) -> None:
-    write(session, 1)
+    session.begin_write()
+    execute(session, f"SET client_min_messages = {level}")
+    execute(session, "INSERT INTO item VALUES (1)")
+    session.verify()
     caught: list[FalconError] = []
 
     def commit() -> None:
@@ -328,6 +335,76 @@ def test_cancelled_synchronous_replication_is_an_unknown_outcome(
     assert not error.retry_safe
     assert session.reset()
     assert items(admin) == [1]
+
+
+def test_a_commit_that_libpq_gave_up_is_an_unknown_outcome(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(session, 1)
+    empty = session._pgconn.make_empty_result(pq.ExecStatus.FATAL_ERROR)
+
+    class Gone:
+        status = pq.ConnStatus.OK
+        exec_ = staticmethod(lambda _sql: empty)
+
+    monkeypatch.setattr(session, "_pgconn", Gone())
+    with pytest.raises(Unavailable, match="lost in COMMIT") as caught:
+        session.commit()
+    assert caught.value.started is Started.UNKNOWN
+    assert not session.sound
+
+
+@pytest.mark.parametrize(
+    "sql", ["COMMIT AND CHAIN", "ROLLBACK AND CHAIN", "COMMIT; BEGIN"]
+)
+def test_a_transaction_that_is_not_ours_is_not_committed(
+    session: Session, admin: psycopg.Connection[Any], sql: str
+) -> None:
+    write(session, 1)
+    with session.statement() as connection:
+        connection.execute(sql)  # nobody sees its tags
+    execute(session, "INSERT INTO item VALUES (2)")
+    session.verify()
+    with pytest.raises(FalconError, match="ended its transaction itself") as caught:
+        session.commit()
+    assert caught.value.started is Started.UNKNOWN
+    assert session.reset()
+    assert items(admin) == ([] if "ROLLBACK" in sql else [1])
+
+
+def test_a_mark_outlives_settings_and_savepoints(
+    session: Session, admin: psycopg.Connection[Any]
+) -> None:
+    write(session, 1)
+    for sql in (
+        "RESET ALL",
+        "SET search_path = ''",
+        "SAVEPOINT s",
+        "RESET ALL",
+        "ROLLBACK TO s",
+    ):
+        execute(session, sql)
+    session.verify()
+    session.commit()
+    assert session.reset()
+    session.begin_write()
+    execute(session, "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE")
+    execute(session, "INSERT INTO public.item VALUES (2)")
+    session.verify()
+    session.commit()
+    assert items(admin) == [1, 2]
+
+
+def test_a_reset_does_not_mark_a_transaction_that_is_not_ours(
+    session: Session,
+) -> None:
+    write(session, 1)
+    execute(session, "ROLLBACK AND CHAIN")
+    execute(session, "RESET ALL")
+    session.verify()
+    with pytest.raises(FalconError, match="ended its transaction itself"):
+        session.commit()
+    assert session.reset()
 
 
 class Proxy:

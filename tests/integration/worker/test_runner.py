@@ -101,6 +101,31 @@ SCRIPTS = {
             if again: return kept.execute("SELECT 1").fetchone()
             globals()["kept"] = ctx.db
     """,
+    "hidden": """
+        def run(ctx, how: str, sql: str):
+            ctx.db.execute("INSERT INTO item VALUES (1)")
+            if how == "stream": list(ctx.db.stream(sql))
+            if how == "execute": ctx.db.execute(sql)
+            if how == "many": ctx.db.executemany(sql, [(1,)])
+            raise ValueError("after it")
+    """,
+    "typed": """
+        import dataclasses
+        seen = []
+        @dataclasses.dataclass
+        class Item:
+            number: int
+            def __post_init__(self): seen[0]()
+        @script(access="read")
+        def run(ctx, item: Item):
+            return item.number
+    """,
+    "verbose": """
+        import falconas
+        def run(ctx):
+            raise falconas.ScriptError("no", details={"rows": "x" * 40_000_000},
+                                       sqlstate="y" * 40_000_000)
+    """,
     "late": """
         import time
         def run(ctx, access: str = "write"):
@@ -314,6 +339,26 @@ def test_a_script_that_sends_transaction_statements_is_not_ok(
     assert stage.call("query", sql="SELECT 1").kind is Kind.OK
 
 
+@pytest.mark.parametrize(
+    ("how", "sql", "started"),
+    [
+        ("stream", "COMMIT AND CHAIN", "unknown"),
+        ("execute", "COMMIT; BEGIN; SELECT 1/0", "unknown"),
+        ("execute", "SELECT 1; SELECT 2", "yes"),
+        ("execute", "SELECT 1/0", "yes"),
+        ("stream", "SELECT 1", "yes"),
+        ("many", "SELECT 1/(%s - 1)", "yes"),
+    ],
+)
+def test_a_failed_script_that_may_have_committed_is_an_unknown_outcome(
+    stage: Stage, admin: psycopg.Connection[Any], how: str, sql: str, started: str
+) -> None:
+    error = stage.error("hidden", how=how, sql=sql)
+    assert (error["started"], error["retry_safe"]) == (started, False)
+    assert stage.runner.reset()
+    assert items(admin) == ([1] if started == "unknown" else [])
+
+
 def test_a_transaction_left_open_is_not_ok(stage: Stage) -> None:
     error = stage.error("autocommit", sql="BEGIN; SELECT 1")
     assert "BEGIN" in error["message"]
@@ -360,7 +405,6 @@ def test_a_write_that_could_not_begin_can_be_returned(
     assert error["returnable"]
     assert error["code"] is Code.UNAVAILABLE
     assert (error["started"], error["retry_safe"]) == ("no", True)
-    assert State.RUN not in stage.slot.entered
     assert not stage.runner.reset()
     assert stage.error("query", sql="SELECT 1")["returnable"]  # nor can a read
 
@@ -419,7 +463,25 @@ def test_parameters_are_checked_before_anything_starts(stage: Stage) -> None:
     request = Request(ID, "add", None, {})
     outcome = stage.runner.run(request, b"\xc1", time.monotonic() + 60)
     assert outcome.code is Code.INVALID_ARGUMENT
-    assert State.RUN not in stage.slot.entered
+    assert error["started"] == decode_value(outcome.body)["started"] == "no"
+
+
+def test_the_slot_names_the_request_before_its_parameters_are_built(
+    stage: Stage,
+) -> None:
+    before: list[list[State]] = []
+    script = stage.runner.library.scripts["typed"]
+    seen = script.run.__globals__["seen"]
+    seen[:] = [lambda: before.append(list(stage.slot.entered))]
+    assert decode_value(stage.call("typed", item={"number": 3}).body) == 3
+    assert before == [[State.RUN]]
+
+
+def test_an_error_reply_is_never_large(stage: Stage) -> None:
+    outcome = stage.call("verbose")
+    assert outcome.code is Code.UNKNOWN
+    assert len(outcome.body) < 1000
+    assert decode_value(outcome.body)["message"] == "no"
 
 
 def test_unknown_and_broken_scripts_are_not_found(stage: Stage) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import psycopg
 import pytest
-from psycopg import errors
+from psycopg import errors, pq
 
 from falconas.database.sqlstate import Notice, classify, ends_connection
 from falconas.errors import Code, Started
@@ -62,6 +62,13 @@ def test_a_lost_connection_does_not_name_hosts() -> None:
     verdict = classify(psycopg.OperationalError("host 10.0.0.7 user x"), lost=True)
     assert verdict.code is Code.UNAVAILABLE
     assert "10.0.0.7" not in verdict.message
+
+
+def test_a_result_without_sqlstate_is_a_lost_connection() -> None:
+    result = pq.PGconn.connect(b"port=x").make_empty_result(pq.ExecStatus.FATAL_ERROR)
+    lost = errors.error_from_result(result)
+    assert ends_connection(lost)
+    assert classify(lost).code is Code.UNAVAILABLE
 
 
 def test_an_error_of_psycopg_itself_is_the_scripts() -> None:

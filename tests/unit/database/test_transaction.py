@@ -79,6 +79,39 @@ def test_a_pending_begin_is_taken_once() -> None:
     assert not state.begun
 
 
+def test_each_write_has_a_mark_of_its_own() -> None:
+    one, other = write(), write()
+    assert one.nonce != other.nonce
+    assert one.mark in one.begin_write
+    assert one.nonce in one.commit
+    assert one.commit.endswith(b"; COMMIT")
+
+
+@pytest.mark.parametrize(
+    ("tags", "opaque", "needs"),
+    [
+        (["RESET"], False, True),
+        (["SET"], False, False),
+        (["RESET"], True, False),  # nobody knows whose transaction this is
+        (["ROLLBACK", "RESET"], False, False),
+    ],
+)
+def test_a_reset_asks_for_the_mark_again(
+    tags: list[str], opaque: bool, needs: bool
+) -> None:
+    state = write()
+    state.tagged(tags, idle=False, opaque=opaque)
+    assert state.needs_mark(tags) is needs
+    assert not TransactionState("read", begun=True).needs_mark(tags)
+
+
+def test_a_transaction_that_is_not_ours_may_have_been_committed() -> None:
+    state = write()
+    verdict = state.replaced()
+    assert verdict.started is Started.UNKNOWN
+    assert state.breach is verdict
+
+
 def test_a_swallowed_error_is_named() -> None:
     cause = Aborted("collision", retry_safe=True, sqlstate="40001")
     verdict = write().swallowed(cause)
