@@ -120,7 +120,7 @@ def encode_result(value: Any, *, ext: bool, limit: int) -> bytes:
     except Exception as error:
         where, why = _culprit(value, error)
         raise ScriptError(
-            f"the result cannot be packed: {where or 'it'}: {why}",
+            f"the result cannot be packed: {where + ': ' if where else ''}{why}",
             started=Started.YES,
         ) from None
     if len(body) > limit:

@@ -162,7 +162,7 @@ class Client:
         ),
     )
     budget: float = field(
-        default=30.0,
+        default=5.0,
         metadata=_meta(
             _BUDGET, "Time to wait for a broker where a call has no budget."
         ),

@@ -19,6 +19,7 @@ from falconas.cli.config import config
 from falconas.cli.demo import demo
 from falconas.cli.dev import dev
 from falconas.cli.failures import Exit, describe
+from falconas.cli.options import help_if_bare
 from falconas.cli.run import run
 from falconas.cli.show import scripts, status
 from falconas.cli.worker import worker
@@ -46,7 +47,10 @@ def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     ctx.exit()
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.option(
     "--version",
     is_flag=True,
@@ -55,12 +59,14 @@ def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     callback=_version,
     help="Show the versions of falconas and what it stands on.",
 )
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Serve named Python scripts over ZeroMQ, each worker with its own PostgreSQL.
 
     Options go before the environment (FALCONAS_SECTION__KEY), that before
     falconas.toml. `falconas dev` is the quickest start.
     """
+    help_if_bare(ctx)
 
 
 for command in (dev, demo, run, call, scripts, status, broker, worker, config):

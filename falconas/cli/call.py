@@ -7,6 +7,7 @@ import click
 from falconas.cli import arguments
 from falconas.cli.options import options
 from falconas.cli.output import print_value, served_by
+from falconas.cli.patience import patient
 from falconas.config import OPTIONS, ConfigError, Settings
 
 
@@ -57,7 +58,10 @@ def call(
 
     client = settings.client
     patience = client.budget if budget is None else budget
-    with Client(client.frontend, budget=patience) as broker:
+    with (
+        Client(client.frontend, budget=patience) as broker,
+        patient(broker, client.frontend),
+    ):
         known: list[dict[str, Any]] = []
         if any(not word.exact for word in words):
             entry = broker.scripts().get(script) or {}

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from falconas.config import ConfigError, Settings
+from falconas.config import ConfigError, Settings, StartError
 
 
 def check_scripts(settings: Settings) -> None:
-    """Refuse a scripts folder that is not there."""
+    """Refuse a scripts folder that is not there or cannot be read."""
     folder = Path(settings.worker.scripts)
-    if not folder.is_dir():
+    try:
+        next(folder.iterdir(), None)
+    except PermissionError as error:
+        raise ConfigError(
+            f"scripts folder {folder.absolute()} cannot be read: {error.strerror}"
+        ) from None
+    except OSError:
         what = "is not a folder" if folder.exists() else "does not exist"
         raise ConfigError(
             f"scripts folder {folder.absolute()} {what}: make it, or name another by"
             " --scripts (worker.scripts)"
-        )
+        ) from None
 
 
 def check_database(settings: Settings) -> None:
@@ -26,3 +32,13 @@ def check_database(settings: Settings) -> None:
         conninfo(settings.database.dsn)
     except InvalidDsn as error:
         raise ConfigError(f"database.dsn: {error}") from None
+
+
+def check_connection(settings: Settings) -> None:
+    """Refuse a database that does not let us in; connects once."""
+    from falconas.database.session import ConnectFailed, Session
+
+    try:
+        Session.connect(settings.database.dsn).close()
+    except ConnectFailed as error:
+        raise StartError(f"no connection to the database: {error}") from None

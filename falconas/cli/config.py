@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import click
 
 from falconas.cli.checks import check_database, check_scripts
-from falconas.cli.options import config_option, load
-from falconas.config import check_broker, example, show
+from falconas.cli.failures import Exit, describe
+from falconas.cli.options import config_option, help_if_bare, load
+from falconas.config import ConfigError, check_broker, example, show
 
 
-@click.group
-def config() -> None:
+@click.group(invoke_without_command=True)
+@click.pass_context
+def config(ctx: click.Context) -> None:
     """Show, check or write the configuration."""
+    help_if_bare(ctx)
 
 
 @config.command("show")
@@ -30,12 +36,26 @@ def example_() -> None:
 
 @config.command
 @config_option
-def check(config_file: str | None) -> None:
+def check(config_file: str | None) -> int:
     """Check the configuration without starting anything."""
     loaded = load(config_file, {})
-    check_broker(loaded.settings.broker)
-    check_scripts(loaded.settings)
-    check_database(loaded.settings)
-    for warning in loaded.warnings:
-        click.echo(f"falconas: {warning}", err=True)
+    settings = loaded.settings
+    wrong = _wrong(check_broker, settings.broker) + _wrong(check_database, settings)
+    notes = [
+        f"{text} (a host that runs no workers needs none)"
+        for text in _wrong(check_scripts, settings)
+    ]
+    for line in [*wrong, *notes, *loaded.warnings]:
+        click.echo(f"falconas: {line}", err=True)
+    if wrong:
+        return Exit.USAGE
     click.echo("the configuration is good")
+    return Exit.OK
+
+
+def _wrong(check: Callable[[Any], None], settings: Any) -> list[str]:
+    try:
+        check(settings)
+    except ConfigError as error:
+        return [describe(error)[0]]
+    return []

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 
 import click
 
-from falconas.cli.checks import check_database, check_scripts
+from falconas.cli.checks import check_connection, check_database, check_scripts
 from falconas.cli.children import Children
 from falconas.cli.database import FOLDER, database, is_given
 from falconas.cli.failures import Exit
@@ -20,9 +21,12 @@ from falconas.cli.options import options
 from falconas.cli.reports import example_call
 from falconas.config import Settings, check_broker, environ_of
 from falconas.errors import FalconError, Unavailable
+from falconas.logs import mask
 from falconas.options import dialable
 
 POLL_INTERVAL = 0.2
+WATCH_INTERVAL = 1.0
+POSTGRES = "PostgreSQL"
 KILL_AFTER = 5.0  # beyond the time that draining may take
 
 log = logging.getLogger("falconas.dev")
@@ -47,6 +51,9 @@ def dev(settings: Settings) -> int:
     check_broker(settings.broker)
     check_scripts(settings)
     check_database(settings)
+    given = is_given(settings, os.environ)
+    if given:
+        check_connection(settings)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(Exit.OK))
     # The workers dial the broker that we start, whatever else is configured.
     broker = settings.broker
@@ -57,10 +64,10 @@ def dev(settings: Settings) -> int:
     )
     settings = replace(settings, worker=worker)
     with database(settings, os.environ) as complete:
-        return _serve(complete)
+        return _serve(complete, given=given)
 
 
-def _serve(settings: Settings) -> int:
+def _serve(settings: Settings, *, given: bool) -> int:
     environ = {**os.environ, **environ_of(settings)}
     environ.pop("FALCONAS_CONFIG", None)
     with Children(environ) as children:
@@ -69,10 +76,11 @@ def _serve(settings: Settings) -> int:
         with _stopping(children, settings):
             ended = _until_ready(children, settings)
             if ended is None:
-                click.echo(_welcome(settings, _example(settings)), err=True)
-                ended = children.wait()
+                text = _welcome(settings, _example(settings), given=given)
+                click.echo(text, err=True)
+                ended = children.wait() if given else _until_end(children)
             log.error("%s ended by itself", ended)
-            code = children.code(ended or "worker")
+            code = Exit.FAILED if ended == POSTGRES else children.code(ended or "")
     return code if code > 0 else Exit.FAILED
 
 
@@ -104,6 +112,21 @@ def _until_ready(children: Children, settings: Settings) -> str | None:
             late = monotonic() + settings.worker.boot_timeout
 
 
+def _until_end(children: Children) -> str:
+    """Return what ended by itself: a command, or our PostgreSQL."""
+    from falconas.database.embedded import EmbeddedError, EmbeddedPostgres
+
+    postgres = EmbeddedPostgres(FOLDER)
+    while True:
+        ended = children.wait(WATCH_INTERVAL)
+        if ended is not None:
+            return ended
+        try:
+            postgres.dsn()
+        except EmbeddedError:
+            return POSTGRES
+
+
 def _is_ready(operator: Any) -> bool:
     try:
         workers = operator.inspect()["workers"]
@@ -122,9 +145,12 @@ def _example(settings: Settings) -> str:
         return example_call({})
 
 
-def _welcome(settings: Settings, example: str) -> str:
-    given = is_given(settings, os.environ) and str(FOLDER) not in settings.database.dsn
-    where = "the given one" if given else f"our own, data in {FOLDER}"
+def _welcome(settings: Settings, example: str, *, given: bool) -> str:
+    dsn = mask(settings.database.dsn)
+    if given:
+        where = f"the given one ({dsn or 'from the PG… variables'})"
+    else:
+        where = f"our own in {FOLDER} (psql {shlex.quote(dsn)})"
     frontend = dialable(settings.broker.frontend)
     option = "" if frontend == Settings().client.frontend else f" --frontend {frontend}"
     return (

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from falconas import logs
+from falconas.cli.failures import Exit
 from falconas.config import OPTIONS, Loaded, Option, locate, resolve
 from falconas.options import Flag
 
@@ -54,6 +55,13 @@ def config_option(command: Command) -> Command:
         metavar="FILE",
         help="Configuration file.  [default: FALCONAS_CONFIG, else ./falconas.toml]",
     )(command)
+
+
+def help_if_bare(ctx: click.Context) -> None:
+    """Show the help of a group of commands that was called without one."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(Exit.USAGE)
 
 
 def load(config_file: str | None, given: dict[str, dict[str, Any]]) -> Loaded:

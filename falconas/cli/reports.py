@@ -7,6 +7,7 @@ import shutil
 import sys
 from typing import Any
 
+from falconas.cli.shapes import fields, shape
 from falconas.cli.table import UNLIMITED, render, table
 from falconas.logs import printable
 from falconas.options import format_duration, format_size
@@ -62,13 +63,25 @@ def script_text(name: str, scripts: dict[str, Any]) -> str:
         rows = [
             {
                 "parameter": param["name"],
-                "type": param["type"],
+                "type": _type(param),
                 "default": "(required)" if param["required"] else _default(param),
             }
             for param in params
         ]
         lines += ["", *table(rows, width=_width())]
+    structs: dict[str, Any] = {}
+    for param in params:
+        structs |= fields(param.get("schema") or {})
+    for struct, rows in structs.items():
+        lines += ["", f"{struct}:", *table(rows, width=_width())]
     return "\n".join(lines)
+
+
+def _type(param: dict[str, Any]) -> str:
+    declared: str = param["type"]
+    schema = param.get("schema")
+    # A datetime without a zone is a mere text to JSON Schema.
+    return shape(schema) if schema and "datetime" not in declared else declared
 
 
 def signature(params: list[dict[str, Any]]) -> str:

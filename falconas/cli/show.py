@@ -5,8 +5,10 @@ from typing import Any
 
 import click
 
+from falconas.cli.failures import Exit
 from falconas.cli.options import options
 from falconas.cli.output import print_value
+from falconas.cli.patience import patient
 from falconas.cli.reports import catalogue_text, script_text, status_text
 from falconas.config import Settings
 from falconas.errors import NotFound
@@ -16,11 +18,15 @@ from falconas.errors import NotFound
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 @options("client.frontend", "client.budget", "log.level")
-def scripts(settings: Settings, *, name: str | None, as_json: bool) -> None:
+def scripts(settings: Settings, *, name: str | None, as_json: bool) -> int:
     """List the scripts, or tell all about the one called NAME."""
     from falconas.client.sync import Client
 
-    with Client(settings.client.frontend, budget=settings.client.budget) as broker:
+    client = settings.client
+    with (
+        Client(client.frontend, budget=client.budget) as broker,
+        patient(broker, client.frontend),
+    ):
         known = broker.scripts()
     if name is not None and name not in known:
         near = difflib.get_close_matches(name, known, 1)
@@ -30,6 +36,8 @@ def scripts(settings: Settings, *, name: str | None, as_json: bool) -> None:
         print_value(known if name is None else known[name], as_json=True)
     else:
         click.echo(catalogue_text(known) if name is None else script_text(name, known))
+    broken = name is not None and known[name].get("error")
+    return Exit.FAILED if broken else Exit.OK
 
 
 @click.command

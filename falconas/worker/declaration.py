@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 from falconas.errors import InvalidArgument
 from falconas.protocol import BUDGET_LIMIT
@@ -17,6 +18,7 @@ Access = Literal["read", "write"]
 Run = TypeVar("Run", bound=Callable[..., Any])
 
 _OPTIONS = "__falconas__"
+_NAMES = ("access", "idempotent", "budget", "snapshot")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +31,34 @@ class Options:
     snapshot: bool = True
 
 
+@overload
+def script(run: Run, /) -> Run: ...
+
+
+@overload
 def script(
     *,
     access: Access = "write",
     idempotent: bool | None = None,
     budget: float | None = None,
     snapshot: bool = True,
-) -> Callable[[Run], Run]:
+) -> Callable[[Run], Run]: ...
+
+
+def script(
+    run: Any = None,
+    /,
+    *,
+    access: Access = "write",
+    idempotent: bool | None = None,
+    budget: float | None = None,
+    snapshot: bool = True,
+    **unknown: Any,
+) -> Any:
     """Declare how `run` is to be served; without it, it may write and is not retried.
 
     Args:
+        run: The function itself, where it stands as `@script` alone.
         access: "read" runs in a read-only transaction on any suitable node, "write"
             on the primary.
         idempotent: Running it twice does no more than running it once, so it may be
@@ -47,7 +67,14 @@ def script(
             for no budget.
         snapshot: A read sees one snapshot throughout. False: each statement is a
             transaction of its own and sees what is committed by then.
+        unknown: Refused, with the nearest of the options.
     """
+    for name in unknown:
+        near = difflib.get_close_matches(name, _NAMES, 1)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(_NAMES)}"
+        raise TypeError(f"@script has no option {name!r}; {hint}")
+    if run is not None and not callable(run):
+        raise TypeError('options of @script go by name, such as access="read"')
     if access not in ("read", "write"):
         raise ValueError(f'access must be "read" or "write", got {access!r}')
     if budget is not None and not _is_budget(budget):
@@ -65,7 +92,7 @@ def script(
         setattr(run, _OPTIONS, options)
         return run
 
-    return mark
+    return mark if run is None else mark(run)
 
 
 @dataclass(frozen=True)

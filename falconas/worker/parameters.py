@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
+import re
 import types
 from typing import (
     TYPE_CHECKING,
@@ -25,6 +26,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 _LIST_LIMIT = 20
+_SHOWN = 60  # characters of a wrong value
+_PLACE = re.compile(r"(.*) - at (`key` in )?`\$\.?(.*)`", re.DOTALL)
+_STEP = re.compile(r"\[(.*?)\]|([^.\[]+)")
+_EXAMPLES = {
+    "Invalid RFC3339 encoded date": "a date, such as 2026-02-28",
+    "Invalid RFC3339 encoded datetime": "a datetime, such as 2026-02-28T12:30:00Z",
+    "Invalid RFC3339 encoded time": "a time, such as 12:30:00",
+    "Invalid ISO8601 duration": "a duration, such as PT1H30M",
+    "Invalid decimal string": "a decimal number, such as 0.05",
+    "Invalid UUID": "a UUID, such as 123e4567-e89b-12d3-a456-426614174000",
+    "Invalid base64 encoded string": "base64, such as aGVsbG8=",
+}
 
 
 class SignatureError(Exception):
@@ -86,9 +99,7 @@ class Parameters:
         try:
             values = msgspec.convert(given, self._struct)
         except msgspec.ValidationError as error:
-            text, _, path = str(error).rpartition(" - at `$.")
-            path = path.rstrip("`")
-            raise _invalid(path, f"parameter {path}: {text.replace('`', '')}") from None
+            raise _refused(str(error), given) from None
         return {name: getattr(values, name) for name in given}
 
     def describe(self) -> list[dict[str, Any]]:
@@ -194,6 +205,36 @@ def _plain(value: Any) -> Any:
         return msgspec.to_builtins(value)
     except Exception:
         return repr(value)
+
+
+def _refused(text: str, given: Mapping[str, Any]) -> InvalidArgument:
+    """Say msgspec's words with the value, and with what would be right."""
+    match = _PLACE.fullmatch(text)
+    if match is None:
+        return InvalidArgument(text)
+    problem, key, path = match.groups()
+    place = f"a key of {path}" if key else path
+    if problem not in _EXAMPLES:
+        return _invalid(path, f"parameter {place}: {problem.replace('`', '')}")
+    value = None if key else _at(path, given)
+    shown = f"{_short(value)} is not" if isinstance(value, str) else "not"
+    return _invalid(path, f"parameter {place}: {shown} {_EXAMPLES[problem]}")
+
+
+def _at(path: str, given: Any) -> Any:
+    """Return the value at a path such as `lines[0].day`; None where it is unclear."""
+    value = given
+    for index, name in _STEP.findall(path):
+        try:
+            value = value[name or int(index)]
+        except (KeyError, IndexError, TypeError, ValueError):
+            return None
+    return value
+
+
+def _short(text: str) -> str:
+    cut = text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+    return json.dumps(cut, ensure_ascii=False)
 
 
 def _invalid(parameter: str, message: str) -> InvalidArgument:

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from falconas.config import ConfigError
 from falconas.protocol import is_script_name
 from falconas.worker.declaration import Access, Options, Script, declared, script
 from falconas.worker.parameters import SignatureError
@@ -40,7 +41,7 @@ _MESSAGE_LIMIT = 500
 _HASH_LENGTH = 16
 
 
-class FolderError(ValueError):
+class FolderError(ConfigError):
     """The scripts folder cannot be read."""
 
 

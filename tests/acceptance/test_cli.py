@@ -228,11 +228,14 @@ def test_dev_serves_all_in_one_and_stops_at_ctrl_c(
 
 
 def test_dev_ends_when_its_broker_cannot_start(
-    start: Callable[..., subprocess.Popen[str]], run: Run, environ: dict[str, str]
+    start: Callable[..., subprocess.Popen[str]],
+    run: Run,
+    environ: dict[str, str],
+    database: str,
 ) -> None:
     broker = start("broker")
     until(broker, "ready")
-    environ["FALCONAS_DATABASE__DSN"] = "host=127.0.0.1 port=1"
+    environ["FALCONAS_DATABASE__DSN"] = database
     done = run("dev", "-n", "1")
     assert done.returncode == 3, done.stderr
     assert "cannot start: ipc://frontend is in use" in done.stderr

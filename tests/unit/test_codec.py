@@ -249,13 +249,13 @@ def test_result_has_a_limit() -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (object(), "it: type object has no encoding"),
+        (object(), "packed: type object has no encoding"),
         ({"a": [1, {"b": {1, 2}}]}, ".a[1].b: type set has no encoding"),
         ({"a": (1, object)}, ".a[1]: type type has no encoding"),
         ({"n": 2**70}, ".n: an integer beyond 64 bits has no encoding"),
         ({1: object()}, ".1: type object has no encoding"),
         ({None: object()}, ".NoneType: type object has no encoding"),
-        ({"\ud800": 1}, "it: 'utf-8' codec can't encode character '\\ud800'"),
+        ({"\ud800": 1}, "packed: 'utf-8' codec can't encode character '\\ud800'"),
         ({"\ud800": object()}, ".\\ud800: type object has no encoding"),
         ([Colour.HUGE], "[0]: Integer value out of range"),
         ([Line], "[0]: type type has no encoding"),

@@ -69,6 +69,20 @@ def test_what_it_writes_is_committed_unless_it_fails(run: Run) -> None:
     assert run("write")[1] == "2\n"
 
 
+@pytest.mark.parametrize("words", [["n:=4"], ["n=4"]])
+def test_a_folder_that_cannot_be_read_is_one_line(
+    run: Run, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    def refuse(_: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("falconas.worker.scripts._files", refuse)
+    code, _, err = run("read", *words)
+    assert code == 2
+    (line,) = err.splitlines()
+    assert "cannot be read: Permission denied" in line
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

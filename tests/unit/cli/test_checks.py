@@ -21,6 +21,17 @@ def test_the_scripts_folder_is_there(tmp_path: Path) -> None:
             check_scripts(Settings(worker=Worker(scripts=str(path))))
 
 
+def test_the_scripts_folder_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(ConfigError, match=r"cannot be read: Permission denied$"):
+        check_scripts(Settings(worker=Worker(scripts=str(tmp_path))))
+
+
 def test_the_connection_string_is_one() -> None:
     check_database(Settings())
     good = replace(Settings(), database=Database(dsn="postgresql://u@h:5432/d"))

@@ -33,7 +33,6 @@ def test_example_is_a_configuration(falconas: Any, tmp_path: Path) -> None:
     [
         ("[broker]\nfronted = 1\n", "did you mean broker.frontend?"),
         ("[broker]\nfrontend = 'tcp://*:1'\n", "--insecure"),
-        ("[worker]\nscripts = 'nope'\n", "does not exist"),
         ("[database]\ndsn = 'nonsense'\n", "the DSN is malformed"),
     ],
 )
@@ -58,3 +57,22 @@ def test_warnings_go_to_stderr(falconas: Any, tmp_path: Path, command: str) -> N
     result = falconas("config", command)
     assert result.code == 0
     assert "chmod 640" in result.err
+
+
+def test_a_host_without_scripts_is_told_so_and_is_good(falconas: Any) -> None:
+    result = falconas("config", "check")
+    assert (result.code, result.out) == (0, "the configuration is good\n")
+    (line,) = result.err.splitlines()
+    assert "does not exist" in line
+    assert "a host that runs no workers needs none" in line
+
+
+def test_check_names_all_that_is_wrong(falconas: Any, tmp_path: Path) -> None:
+    text = "[broker]\nfrontend = 'tcp://*:1'\n[database]\ndsn = 'nonsense'\n"
+    (tmp_path / "falconas.toml").write_text(text)
+    result = falconas("config", "check")
+    assert (result.code, result.out) == (2, "")
+    broker, database, scripts = result.err.splitlines()
+    assert "--insecure" in broker
+    assert "the DSN is malformed" in database
+    assert "does not exist" in scripts

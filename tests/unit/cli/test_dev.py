@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from falconas.cli.dev import _until_ready, _welcome
-from falconas.config import Broker, Settings
+from falconas.cli.dev import _until_end, _until_ready, _welcome
+from falconas.config import Broker, Database, Settings
+from falconas.database.embedded import EmbeddedError
 from falconas.errors import Unavailable
 
 
@@ -56,17 +57,42 @@ def test_a_command_that_ends_before_is_named(answers: list[Any]) -> None:
     assert _until_ready(children, Settings()) == "broker"
 
 
-def test_the_welcome_says_what_to_do_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = _welcome(Settings(), "echo value=text")
+def test_the_welcome_says_what_to_do_next() -> None:
+    own = replace(Settings(), database=Database(dsn="host=/tmp/x port=1"))
+    text = _welcome(own, "echo value=text", given=False)
     assert "falconas call echo value=text\n" in text
     assert "tcp://127.0.0.1:5570" in text
     assert "--frontend" not in text
-    assert ".falconas/dev" in text
-    monkeypatch.setenv("PGHOST", "h")
+    assert "our own in .falconas/dev (psql 'host=/tmp/x port=1')\n" in text
     broker = Broker(frontend="tcp://*:7000")
-    text = _welcome(replace(Settings(), broker=broker), "echo")
+    theirs = Database(dsn="host=h password=hidden")
+    settings = replace(Settings(), broker=broker, database=theirs)
+    text = _welcome(settings, "echo", given=True)
     assert "falconas call --frontend tcp://127.0.0.1:7000 echo\n" in text
-    assert "the given one" in text
+    assert "the given one (host=h password=***)" in text
+    assert "PG… variables" in _welcome(Settings(), "echo", given=True)
+
+
+def test_a_database_of_our_own_that_dies_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    states = [True, False]
+
+    class FakePostgres:
+        def __init__(self, folder: Path) -> None:
+            assert folder == Path(".falconas/dev")
+
+        def dsn(self) -> str:
+            if states.pop(0):
+                return ""
+            raise EmbeddedError("none is running")
+
+    monkeypatch.setattr("falconas.database.embedded.EmbeddedPostgres", FakePostgres)
+    children: Any = FakeChildren([None, None])
+    assert _until_end(children) == "PostgreSQL"
+    assert states == []
+    children = FakeChildren(["worker"])
+    assert _until_end(children) == "worker"
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,13 @@ def test_each_command_has_help(falconas: Any, path: tuple[str, ...]) -> None:
     assert result.out.startswith(f"Usage: falconas {' '.join(path)}")
 
 
+@pytest.mark.parametrize("path", [(), ("config",)])
+def test_a_group_alone_shows_its_help(falconas: Any, path: tuple[str, ...]) -> None:
+    result = falconas(*path)
+    assert (result.code, result.out) == (2, "")
+    assert result.err == falconas(*path, "--help").out
+
+
 def test_the_list_of_commands_is_not_cut_off(falconas: Any) -> None:
     out = falconas("--help").out
     assert "..." not in out.partition("Commands:")[2]

@@ -17,7 +17,16 @@ PARAMS: list[dict[str, Any]] = [
         "name": "tags",
         "type": "list[str]",
         "required": True,
-        "schema": {"type": "array"},
+        "schema": {
+            "type": "array",
+            "items": {"$ref": "#/$defs/Tag"},
+            "$defs": {
+                "Tag": {
+                    "properties": {"size": {"type": "integer", "minimum": 1}},
+                    "required": ["size"],
+                }
+            },
+        },
     },
 ]
 GOOD: dict[str, Any] = {
@@ -54,12 +63,24 @@ def test_a_script_in_full() -> None:
     text = script_text("good", {"good": GOOD})
     for part in ("good(id: int", "Does it.\n\nReally.", "read", "2s", "00ff", "yes"):
         assert part in text
-    rows = [line.split() for line in text.split("\n")[-3:]]
+    rows = [line.split() for line in text.split("\n")[-8:]]
     assert rows == [
         ["id", "int", "(required)"],
         ["kind", "str", '"a"'],
-        ["tags", "list[str]", "(required)"],
+        ["tags", "list[Tag]", "(required)"],
+        [],
+        ["Tag:"],
+        ["field", "type", "default"],
+        ["-----", "--------", "----------"],
+        ["size", "int", ">=", "1", "(required)"],
     ]
+
+
+def test_a_datetime_is_called_one() -> None:
+    param = {"name": "at", "type": "datetime", "required": True}
+    param["schema"] = {"type": "string"}
+    text = script_text("x", {"x": {**GOOD, "params": [param]}})
+    assert text.splitlines()[-1].split() == ["at", "datetime", "(required)"]
 
 
 def test_a_script_that_does_not_load() -> None:

@@ -8,7 +8,8 @@ import pytest
 from falconas.errors import Unavailable
 
 CATALOGUE: dict[str, Any] = {
-    "echo": {"access": "read", "params": [], "hash": "00", "error": None}
+    "echo": {"access": "read", "params": [], "hash": "00", "error": None},
+    "broken": {"params": [], "error": "broken.py:1: SyntaxError"},
 }
 REPORT = {
     "uptime": 1.0,
@@ -64,6 +65,14 @@ def test_an_unknown_script_names_the_nearest(falconas: Any) -> None:
     assert result.out == ""
     assert "no script 'ecko'; did you mean echo?" in result.err
     assert "`falconas scripts` lists them" in falconas("scripts", "zzz").err
+
+
+def test_a_script_that_does_not_load_fails(falconas: Any) -> None:
+    result = falconas("scripts", "broken")
+    assert result.code == 1
+    assert "does not load: broken.py:1: SyntaxError" in result.out
+    assert falconas("scripts", "broken", "--json").code == 1
+    assert falconas("scripts").code == 0
 
 
 def test_status(falconas: Any) -> None:

@@ -97,3 +97,23 @@ def test_whatever_a_validator_raises_is_an_invalid_argument() -> None:
 
     with pytest.raises(InvalidArgument, match="RecursionError: deep"):
         declared(plain).bind(Odd(number=1))
+
+
+def test_the_decorator_needs_no_parentheses() -> None:
+    @script
+    def run(ctx: Any, number: int) -> int:
+        del ctx
+        return number
+
+    assert run(None, 2) == 2
+    assert declared(run).access == "write"
+
+
+def test_an_unknown_option_names_the_nearest() -> None:
+    wrong: Any = script
+    with pytest.raises(TypeError, match=r"'acess'; did you mean access\?"):
+        wrong(acess="read")
+    with pytest.raises(TypeError, match="'zzz'; known are access, idempotent"):
+        wrong(zzz=1)
+    with pytest.raises(TypeError, match="go by name"):
+        wrong("read")

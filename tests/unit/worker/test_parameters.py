@@ -18,6 +18,10 @@ class Line(msgspec.Struct):
     quantity: Annotated[int, msgspec.Meta(gt=0)] = 1
 
 
+class Visit(msgspec.Struct):
+    due: list[dt.datetime]
+
+
 def order(
     ctx: Nowhere,  # type: ignore[name-defined]  # noqa: F821
     customer_id: int,
@@ -60,7 +64,9 @@ def test_what_is_not_given_is_left_to_the_default() -> None:
         ({"customer_id": True}, "customer_id", "Expected int, got bool"),
         ({"lines": [{"part": 1, "quantity": 0}]}, "lines[0].quantity", "int >= 1"),
         ({"lines": [{}]}, "lines[0]", "missing required field part"),
-        ({"day": "yesterday"}, "day", "Invalid RFC3339"),
+        ({"day": "2024-02-30"}, "day", '"2024-02-30" is not a date, such as 2026-'),
+        ({"key": "k" * 99}, "key", f'"{"k" * 60}…" is not a UUID, such as '),
+        ({"discount": "x"}, "discount", '"x" is not a decimal number, such as 0.05'),
         ({"priority": "now"}, "priority", "'now'"),
         ({"custmer_id": 1}, "custmer_id", "did you mean customer_id?"),
         ({"zzz": 1}, "zzz", "the script takes customer_id, lines, day"),
@@ -74,6 +80,28 @@ def test_a_wrong_value_is_refused_by_name(
     assert caught.value.details == {"parameter": parameter}
     assert message in caught.value.message
     assert parameter in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("hint", "value", "message"),
+    [
+        (list[Visit], [{"due": ["x"]}], 'p[0].due[0]: "x" is not a datetime, such as'),
+        (dict[str, dt.timedelta], {"a": "1h"}, "p[...]: not a duration, such as PT1H"),
+        (dict[dt.time, int], {"x": 1}, "a key of p: not a time, such as 12:30"),
+        (bytes, "*", 'p: "*" is not base64, such as aGVsbG8='),
+    ],
+)
+def test_a_text_of_the_wrong_form_is_shown_with_a_right_one(
+    hint: Any, value: Any, message: str
+) -> None:
+    def run(ctx: Any, p: Any) -> None:
+        del ctx, p
+
+    run.__annotations__["p"] = hint
+    with pytest.raises(InvalidArgument) as caught:
+        Parameters(run).bind({"p": value})
+    assert caught.value.message.startswith("parameter ")
+    assert message in caught.value.message
 
 
 def test_a_missing_parameter_is_named_with_its_type() -> None:

@@ -100,7 +100,10 @@ def test_options_and_documentation_come_from_the_file(tmp_path: Path) -> None:
         ("async def run(ctx): pass\n", "bad.py:1: run is async"),
         (b"x = 1\n# \xe9\n", "bad.py:2: not UTF-8"),
         ("x = '\0'\n", "bad.py: "),
-        ("from falconas import script\n@script\ndef run(ctx): pass\n", "bad.py:2: "),
+        (
+            "from falconas import script\n@script('')\ndef run(ctx): pass\n",
+            "bad.py:2: ",
+        ),
         ("class E(Exception):\n  def __str__(self): 1/0\nraise E\n", "bad.py:3: E"),
         ("raise ValueError('a\\nb' + 'x' * 1000)", "bad.py:1: ValueError: a b"),
     ],
