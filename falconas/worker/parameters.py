@@ -197,7 +197,7 @@ def _schema(name: str, hint: Any) -> dict[str, Any]:
 def _any_object(hint: Any) -> dict[str, Any]:
     if hint is object:
         return {"description": "any value"}
-    raise NotImplementedError
+    raise NotImplementedError  # how a hook tells msgspec that a type has no schema
 
 
 def _plain(value: Any) -> Any:
