@@ -31,7 +31,7 @@ lint: $(STAMP)
 	@$(BIN)/mypy
 
 bench: $(STAMP)
-	@$(BIN)/python -m bench
+	@$(BIN)/python -m bench $(PART)
 
 # Stops what `make demo KEEP=1` left running, and removes generated data.
 clean:

@@ -22,11 +22,10 @@ from typing import Any, NamedTuple
 
 import zmq
 
+from bench.stack import falconas, processes
 from falconas.codec import encode_params
-from falconas.database.embedded import EmbeddedPostgres
 from falconas.protocol import Request, encode
 
-ROOT = Path(__file__).parents[1]
 WORKERS = 2
 ROUNDS = 3
 SECONDS = 2.0
@@ -75,12 +74,11 @@ def run(rounds: int = ROUNDS) -> list[Figure]:
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="falconas-") as name:
         folder = Path(name)
-        with _proxy(folder) as proxy, _falconas(folder) as falconas:
+        with _proxy(folder) as proxy, falconas(folder, WORKERS) as stack:
+            ours = Peer("FalconAS", stack.endpoints["frontend"], stack.broker)
             for number in range(rounds):
                 for outstanding in OUTSTANDING:
-                    figures += [
-                        _measure(peer, outstanding) for peer in (proxy, falconas)
-                    ]
+                    figures += [_measure(peer, outstanding) for peer in (proxy, ours)]
                 print(f"round {number + 1} of {rounds} done", file=sys.stderr)
     return figures
 
@@ -158,56 +156,14 @@ def _cpu(pid: int) -> float:
 
 
 @contextmanager
-def _processes() -> Iterator[list[subprocess.Popen[bytes]]]:
-    started: list[subprocess.Popen[bytes]] = []
-    try:
-        yield started
-    finally:
-        for process in reversed(started):
-            process.terminate()
-            process.wait()
-
-
-@contextmanager
 def _proxy(folder: Path) -> Iterator[Peer]:
     front, back = f"ipc://{folder}/proxy-front", f"ipc://{folder}/proxy-back"
     python = [sys.executable, "-c"]
-    with _processes() as started:
+    with processes() as started:
         started.append(subprocess.Popen([*python, PROXY, front, back]))
         started.extend(subprocess.Popen([*python, ECHO, back]) for _ in range(WORKERS))
         sleep(1.0)  # the proxy would give everything to the worker that is first
         yield Peer("zmq.proxy", front, started[0].pid)
-
-
-@contextmanager
-def _falconas(folder: Path) -> Iterator[Peer]:
-    from falconas.client.sync import Operator
-    from falconas.errors import Unavailable
-
-    endpoints = {k: f"ipc://{folder}/{k}" for k in ("frontend", "backend", "control")}
-    with EmbeddedPostgres(folder / "postgres", durable=False) as server:
-        environ = {
-            **os.environ,
-            **{f"FALCONAS_BROKER__{k.upper()}": v for k, v in endpoints.items()},
-            "FALCONAS_DATABASE__DSN": server.dsn(),
-            "FALCONAS_LOG__LEVEL": "warning",
-        }
-        command = [sys.executable, "-m", "falconas.cli"]
-        worker = ["worker", "--count", str(WORKERS), "--scripts", str(ROOT / "workers")]
-        with _processes() as started:
-            for arguments in (["broker"], worker):
-                process = subprocess.Popen([*command, *arguments], env=environ)
-                started.append(process)
-            operator = Operator(endpoints["control"], timeout=30.0)
-            while True:
-                try:
-                    states = [w["state"] for w in operator.inspect()["workers"]]
-                except Unavailable:
-                    continue
-                if states.count("idle") == WORKERS:
-                    break
-            yield Peer("FalconAS", endpoints["frontend"], started[0].pid)
-        server.delete()
 
 
 def save(figures: list[Figure], path: Path) -> None:

@@ -12,9 +12,11 @@ import logging
 import re
 import sys
 from datetime import UTC, datetime
+from io import TextIOBase
 from typing import Any, TextIO
 
 MASK = "***"
+TRACE_LIMIT = 16_384
 
 _URL_PASSWORD = re.compile(r"(://[^\s:/@?]*:)\S{0,1024}(?=@)")
 _KEY_PASSWORD = re.compile(
@@ -33,18 +35,18 @@ _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {
 def setup(
     level: str = "info",
     format: str = "auto",  # noqa: A002
-    stream: TextIO | None = None,
+    stream: TextIO | TextIOBase | None = None,
 ) -> None:
     """Send the process's log to stderr; a second call replaces the first.
 
     Args:
         level: debug, info, warning or error.
         format: text, json, or auto: text on a terminal, json otherwise.
-        stream: Where to write instead of stderr.
+        stream: Where to write instead of stderr; see `falconas.worker.stderr`.
     """
-    stream = sys.stderr if stream is None else stream
+    stream = stream or sys.stderr
     plain = stream.isatty() if format == "auto" else format == "text"
-    handler = logging.StreamHandler(stream)
+    handler = Handler(stream)
     handler.setFormatter(TextFormatter() if plain else JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -61,6 +63,36 @@ def mask(text: str) -> str:
 def has_password(dsn: str) -> bool:
     """Tell whether a connection string holds a password."""
     return mask(dsn) != dsn
+
+
+class Handler(logging.StreamHandler[Any]):
+    """Writes lines; one that cannot be written is counted, and never an error."""
+
+    dropped = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line, and before it how many could not be written."""
+        if self.dropped:
+            news = logging.makeLogRecord(
+                {
+                    "name": __name__,
+                    "levelno": logging.WARNING,
+                    "levelname": "WARNING",
+                    "msg": "lines of the log that could not be written: %d",
+                    "args": (self.dropped,),
+                }
+            )
+            before, self.dropped = self.dropped, 0
+            super().emit(news)
+            if self.dropped:  # still
+                self.dropped += before
+                return
+        super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Count the line: there is nowhere to complain."""
+        del record
+        self.dropped += 1
 
 
 class JsonFormatter(logging.Formatter):
@@ -130,4 +162,8 @@ def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
         parts.append(formatter.formatException(record.exc_info))
     if record.stack_info:
         parts.append(record.stack_info)
-    return mask("\n".join(parts))
+    text = mask("\n".join(parts))
+    if len(text) > TRACE_LIMIT:  # its beginning says where, its end says what
+        half = TRACE_LIMIT // 2
+        text = f"{text[:half]}\n… {len(text) - 2 * half} characters …\n{text[-half:]}"
+    return text

@@ -14,7 +14,7 @@ Extras = dict[str, Any]
 
 
 class Command(IntEnum):
-    """Second element of each header; CREDIT, KILL and RELOAD are reserved."""
+    """Second element of each header; CREDIT and KILL are reserved."""
 
     HELLO = 1
     WELCOME = 2
@@ -91,7 +91,10 @@ class Reply(NamedTuple):
 
 
 class Cancel(NamedTuple):
-    """The caller no longer wants the request `id`."""
+    """The caller no longer wants the request `id`.
+
+    To a supervisor `worker` in the extras names who has it in hand.
+    """
 
     id: Id
     extras: Extras
@@ -169,7 +172,9 @@ class Register(NamedTuple):
 class Heartbeat(NamedTuple):
     """Supervisor to broker each second; the body lists its live workers' ids.
 
-    The broker's answer carries `now` and `epoch` in its extras.
+    Extras say how it is: `manifest`, `draining` and the last `reload`, a map of `id`,
+    `state` ("loading", "rolling", "done", "failed") and `reason`. The broker's answer
+    carries `now` and `epoch` in its extras.
     """
 
     id: Id
@@ -180,7 +185,8 @@ class Heartbeat(NamedTuple):
 class Lost(NamedTuple):
     """Supervisor to broker: `worker` is dead; `id` had been started (empty: none).
 
-    `state` is the slot's last state, `reason` says how it ended.
+    `state` is the slot's last state, `reason` says how it ended; `crash: true` in the
+    extras, that the script is to blame.
     """
 
     id: Id
@@ -190,8 +196,21 @@ class Lost(NamedTuple):
     extras: Extras
 
 
+class Reload(NamedTuple):
+    """Operator to broker, and on to its supervisors: load the scripts anew.
+
+    `host` in the extras names the only one to do so. Heartbeats tell what became of it.
+    """
+
+    id: Id
+    extras: Extras
+
+
 class Drain(NamedTuple):
-    """Operator to broker: accept no more, finish, stop."""
+    """Operator to broker: accept no more, finish, stop.
+
+    `host` in the extras: that host's supervisors shall, to which it is passed on.
+    """
 
     id: Id
     extras: Extras
@@ -220,6 +239,7 @@ Message = (
     | Register
     | Heartbeat
     | Lost
+    | Reload
     | Drain
     | Inspect
 )
@@ -240,6 +260,7 @@ COMMANDS: dict[type[Any], Command] = {
     Register: Command.REGISTER,
     Heartbeat: Command.HEARTBEAT,
     Lost: Command.LOST,
+    Reload: Command.RELOAD,
     Drain: Command.DRAIN,
     Inspect: Command.INSPECT,
 }
@@ -247,4 +268,6 @@ COMMANDS: dict[type[Any], Command] = {
 # What a broker accepts on each of its sockets: a role is a socket, never a content.
 FRONTEND = frozenset({Hello, Request, Cancel, Ping, Catalogue})
 BACKEND = frozenset({Ready, Status, Reply, Return, Disconnect, Ping})
-CONTROL = frozenset({Register, Heartbeat, Lost, Disconnect, Drain, Inspect, Ping})
+CONTROL = frozenset(
+    {Register, Heartbeat, Lost, Disconnect, Reload, Drain, Inspect, Ping}
+)

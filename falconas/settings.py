@@ -124,6 +124,36 @@ class Worker:
         default=60.0,
         metadata=_meta(_BUDGET, "Time for a worker to load the scripts and connect."),
     )
+    strict: bool = field(
+        default=False,
+        metadata=_meta(Flag(), "Do not start if a script does not load."),
+    )
+    recycle_requests: int = field(
+        default=100_000,
+        metadata=_meta(
+            Count(0, 1_000_000_000),
+            "Requests after which a worker is replaced, give or take a tenth; 0: none.",
+        ),
+    )
+    recycle_age: float = field(
+        default=3600.0,
+        metadata=_meta(
+            _WAIT, "Age at which a worker is replaced, give or take a tenth; 0: none."
+        ),
+    )
+    recycle_memory: int = field(
+        default=_GIB,
+        metadata=_meta(
+            Size(0, 1 << 50), "Resident memory that gets a worker replaced; 0: none."
+        ),
+    )
+    address_space: int = field(
+        default=0,
+        metadata=_meta(
+            Size(0, 1 << 50),
+            "Memory that a worker cannot get beyond (RLIMIT_AS); 0: no limit.",
+        ),
+    )
 
 
 @dataclass(frozen=True)
@@ -142,6 +172,14 @@ class Database:
     node: str = field(
         default="main",
         metadata=_meta(Filled(), "Name of this server in status and replies."),
+    )
+    reset: str = field(
+        default="soft",
+        metadata=_meta(
+            Choice("soft", "discard", "rollback"),
+            "How a session is swept after each request: soft keeps prepared statements,"
+            " discard keeps nothing, rollback ends the transaction only.",
+        ),
     )
 
 

@@ -26,11 +26,29 @@ def report(core: BrokerCore, now: float) -> dict[str, Any]:
                 "pid": supervisor.facts.get("pid"),
                 "workers": len(flow.pool.of_supervisor(supervisor.uuid)),
                 "seen_s": round(now - supervisor.seen, 3),
+                "manifest": supervisor.manifest,
+                "draining": supervisor.draining,
+                "reload": supervisor.reload,
             }
             for supervisor in core.hosts.supervisors.values()
         ],
+        "quarantined": [
+            {
+                "script": suspect.script,
+                "manifest": suspect.manifest,
+                "hash": core.hosts.entry(suspect).get("hash"),
+                "since": round(now - since, 3),
+            }
+            for suspect, since in flow.pool.quarantine.since.items()
+        ],
         "clients": len(flow.clients),
     }
+
+
+def summary(core: BrokerCore) -> str:
+    """Return one line for the service manager."""
+    flow = core.flow
+    return f"{len(flow.pool.by_uuid)} workers, {flow.backlog.count} requests waiting"
 
 
 def _worker(worker: Worker, now: float) -> dict[str, Any]:

@@ -72,6 +72,7 @@ class Clients:
         self._by_identity[identity] = client
         client.identity = identity
         client.seen = now
+        client.gone_at = None
         return client
 
     def ended(self, client: Client) -> None:

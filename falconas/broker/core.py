@@ -6,21 +6,30 @@ Nothing here blocks, sleeps, logs or looks at a body other than a manifest.
 
 from __future__ import annotations
 
-from collections import deque
 from math import inf
 
-from falconas.broker import verdicts
+from falconas.broker import operators, presence, verdicts
 from falconas.broker.admission import budget_of, refusal
 from falconas.broker.backlog import PRIORITY_LIMIT
 from falconas.broker.flow import Flow
-from falconas.broker.hosts import Hosts
+from falconas.broker.losses import Losses
 from falconas.broker.pool import script_infos
-from falconas.broker.records import Body, LaneKey, Peer, Pending, Send, Socket, Worker
+from falconas.broker.records import (
+    Body,
+    LaneKey,
+    Loss,
+    Peer,
+    Pending,
+    Send,
+    Socket,
+    Worker,
+)
 from falconas.codec import decode_value, encode_value
 from falconas.errors import FalconError, InvalidArgument, Started, Unavailable
 from falconas.protocol import (
     Cancel,
     Catalogue,
+    Drain,
     Heartbeat,
     Hello,
     Id,
@@ -28,6 +37,7 @@ from falconas.protocol import (
     Lost,
     Ready,
     Register,
+    Reload,
     Reply,
     Request,
     Return,
@@ -37,7 +47,6 @@ from falconas.protocol import (
 from falconas.settings import Broker as BrokerSettings
 
 SWEEP_INTERVAL = 1.0
-ANSWER_WAIT = 0.1  # for the answer of a worker that died after it had answered
 UNKNOWN_PEER = b"?"
 
 
@@ -47,11 +56,11 @@ class BrokerCore:
     def __init__(self, settings: BrokerSettings, epoch: bytes, now: float) -> None:
         self.settings = settings
         self.flow = Flow(settings, epoch, now)
-        self.hosts = Hosts()
+        self.hosts = self.flow.hosts
+        self.losses = Losses(self.flow)
         self.draining_until = inf
         self._number = 0
         self._sweep_at = now + SWEEP_INTERVAL
-        self._dead: deque[tuple[float, Lost]] = deque()
 
     # What clients say
 
@@ -102,6 +111,7 @@ class BrokerCore:
             arrived=now,
             deadline=now + budget_of(flow, request.budget, info),
             priority=priority,
+            watched=presence.wants(extras, peer.envelope),
         )
         client.pending[request.id] = pending
         flow.open += 1
@@ -120,7 +130,7 @@ class BrokerCore:
 
     def catalogue(self, peer: Peer, catalogue: Catalogue) -> None:
         """Somebody asks what scripts there are."""
-        scripts = self.hosts.catalogue()
+        scripts = self.hosts.catalogue(self.flow.pool.quarantine)
         if catalogue.extras.get("brief") is True:
             scripts = {name: entry.get("idempotent") for name, entry in scripts.items()}
         self.flow.answer(peer, catalogue.id, encode_value({"scripts": scripts}))
@@ -140,9 +150,9 @@ class BrokerCore:
         if other is not None and other is not worker:
             if worker is not None:  # it must not get what the other had in hand
                 flow.set_ready(worker, False, now)
-            flow.lose(other, None, Started.UNKNOWN, "its connection changed hands", now)
+            flow.lose(other, _perhaps("its connection changed hands"), now)
         if worker is not None and worker.lane != lane:
-            flow.lose(worker, None, Started.UNKNOWN, "it came back changed", now)
+            flow.lose(worker, _perhaps("it came back changed"), now)
             worker = None
         if worker is None:
             to, facts = peer.identity, ready.extras
@@ -204,7 +214,7 @@ class BrokerCore:
             return
         worker = self.flow.pool.by_identity.get(peer.identity)
         if worker is not None:
-            self.flow.lose(worker, b"", Started.UNKNOWN, "it left", now)
+            self.flow.lose(worker, Loss(b"", Started.UNKNOWN, "it left"), now)
 
     def unreachable(self, send: Send, now: float) -> None:
         """A message could not be sent: its peer is gone."""
@@ -217,11 +227,13 @@ class BrokerCore:
             if pending is not None and isinstance(send.message, Request):
                 flow.take_back(pending)  # it never left
                 flow.again(pending, now)
-            flow.lose(worker, None, Started.UNKNOWN, "its connection is gone", now)
-        elif send.socket is Socket.FRONTEND and isinstance(send.message, Reply):
-            until = now + self.settings.budget
-            held = flow.clients.hold(send.identity, send.message, send.body, until)
-            flow.counters["replies_held" if held else "replies_undeliverable"] += 1
+            flow.lose(worker, _perhaps("its connection is gone"), now)
+        elif send.socket is Socket.FRONTEND:
+            if isinstance(send.message, Reply):
+                until = now + self.settings.budget
+                held = flow.clients.hold(send.identity, send.message, send.body, until)
+                flow.counters["replies_held" if held else "replies_undeliverable"] += 1
+            presence.gone(flow, send.identity, now)
 
     # What supervisors and operators say
 
@@ -235,7 +247,11 @@ class BrokerCore:
             self.flow.answer(peer, register.id, wrong)
             return
         self.hosts.register(peer.identity, register, manifest["scripts"], now)
-        if self.flow.pool.learn(register.manifest, infos):
+        pool = self.flow.pool
+        news = pool.learn(register.manifest, infos)
+        if register.extras.get("fresh") is True:
+            news = pool.pardon({register.manifest}) or news
+        if news or pool.quarantine:  # which version is the newest may have changed
             self.flow.refile(now)
         self.flow.welcome(peer, register.id, now)
 
@@ -243,7 +259,7 @@ class BrokerCore:
         self, peer: Peer, heartbeat: Heartbeat, body: Body, now: float
     ) -> None:
         """A supervisor lives; of its workers, those that it no longer lists do not."""
-        if not self.hosts.heartbeat(heartbeat.supervisor, peer.identity, now):
+        if not self.hosts.heartbeat(heartbeat, peer.identity, now):
             self.flow.welcome(peer, UNKNOWN_PEER, now)
             return
         try:
@@ -251,7 +267,7 @@ class BrokerCore:
         except ValueError:
             alive = None
         if isinstance(alive, list):
-            gone = self.flow.pool.missing(heartbeat.supervisor, alive)
+            gone = self.flow.pool.missing(heartbeat.supervisor, alive, now)
             self._let_go(gone, "it is gone", now)
         extras = {"epoch": self.flow.epoch, "now": now}
         message = Heartbeat(heartbeat.id, heartbeat.supervisor, extras)
@@ -259,15 +275,11 @@ class BrokerCore:
 
     def lost(self, lost: Lost, now: float) -> None:
         """A supervisor saw its worker die, and which request that had started."""
-        worker = self.flow.pool.by_uuid.get(lost.worker)
-        answered = lost.state not in {"RUN", "COMMIT"}
-        if worker is not None and answered and lost.id in worker.hands:
-            # What a process sent may arrive after the news of its death.
-            worker.dead = True
-            self.flow.set_ready(worker, False, now)
-            self._dead.append((now + ANSWER_WAIT, lost))
-        else:
-            self._bury(lost, now)
+        self.losses.lost(lost, now)
+
+    def pass_on(self, peer: Peer, message: Reload | Drain, now: float) -> None:
+        """An operator wants one host's supervisors, or all, to do something."""
+        operators.pass_on(self.flow, peer, message, now)
 
     def drain(self, now: float) -> None:
         """Accept nothing more; what is not done after `drain_timeout` is given up."""
@@ -281,11 +293,11 @@ class BrokerCore:
         flow = self.flow
         for pending in flow.expiry.take(now):
             flow.give_up(pending, now)
-        while self._dead and self._dead[0][0] <= now:
-            self._bury(self._dead.popleft()[1], now)
+        self.losses.tick(now)
         if now >= self._sweep_at:
             self._sweep_at = now + SWEEP_INTERVAL
             flow.clients.sweep(now)
+            presence.ask(flow, now)
             for supervisor in self.hosts.silent(now):
                 workers = flow.pool.of_supervisor(supervisor.uuid)
                 self._let_go(workers, "its supervisor is silent", now)
@@ -294,9 +306,8 @@ class BrokerCore:
 
     def wake_at(self) -> float:
         """Return when `tick` has work next, if nothing happens before."""
-        dead_at = self._dead[0][0] if self._dead else inf
-        wake_at = self.flow.expiry.wake_at()
-        return min(wake_at, dead_at, self._sweep_at, self.draining_until)
+        wake_at = min(self.flow.expiry.wake_at(), self.losses.wake_at())
+        return min(wake_at, self._sweep_at, self.draining_until)
 
     @property
     def drained(self) -> bool:
@@ -314,14 +325,6 @@ class BrokerCore:
             peer = Peer(Socket.BACKEND, worker.identity)
             self.flow.welcome(peer, UNKNOWN_PEER, now)
 
-    def _bury(self, lost: Lost, now: float) -> None:
-        worker = self.flow.pool.by_uuid.get(lost.worker)
-        if worker is not None:
-            dispatch = lost.id if type(lost.id) is bytes else None
-            # Before COMMIT is sent the database rolls back: begun, and no more.
-            started = Started.YES if lost.state == "RUN" else Started.UNKNOWN
-            self.flow.lose(worker, dispatch, started, lost.reason, now)
-
     def _worker(self, peer: Peer, now: float) -> Worker | None:
         worker = self.flow.pool.by_identity.get(peer.identity)
         if worker is None:
@@ -335,3 +338,8 @@ class BrokerCore:
 def _is_older(id_: Id, last: Id) -> bool:
     """Tell whether a READY was said before another: a worker's ids grow."""
     return isinstance(id_, bytes) and isinstance(last, bytes) and id_ < last
+
+
+def _perhaps(reason: str) -> Loss:
+    """Say of a worker that it may have started all that it had."""
+    return Loss(None, Started.UNKNOWN, reason)

@@ -14,8 +14,9 @@ from falconas.broker import verdicts
 from falconas.broker.backlog import Backlog
 from falconas.broker.clients import Clients
 from falconas.broker.expiry import Expiry
+from falconas.broker.hosts import Hosts
 from falconas.broker.pool import Pool
-from falconas.broker.records import Body, Peer, Pending, Send, Socket, Worker
+from falconas.broker.records import Body, Loss, Peer, Pending, Send, Socket, Worker
 from falconas.codec import encode_value
 from falconas.errors import (
     Code,
@@ -44,6 +45,7 @@ class Flow:
         self.backlog = Backlog(settings.queue_requests, settings.queue_bytes)
         self.clients = Clients()
         self.pool = Pool()
+        self.hosts = Hosts()
         self.expiry = Expiry()
         self.counters: Counter[str] = Counter()
         self.sends: list[Send] = []
@@ -89,6 +91,8 @@ class Flow:
         worker = self.pool.choose(key)
         if worker is not None:
             self.dispatch(pending, worker, now)
+        elif not key and self.pool.is_quarantined(pending.script):
+            self.finish(pending, verdicts.quarantined(pending), now)
         elif accepted or self.backlog.has_room(pending.size):
             self.backlog.push(pending, key, front=front)
             self.expiry.set(pending, self._due(pending, now))
@@ -117,6 +121,7 @@ class Flow:
         pending.worker = worker
         pending.handed = now
         worker.hands[pending.dispatch] = pending
+        worker.latest = pending.dispatch, pending.script
         self.pool.set_busy(worker)
         self.expiry.set(pending, pending.deadline + VERDICT_GRACE)
         extras = {
@@ -156,7 +161,8 @@ class Flow:
     def give_up(self, pending: Pending, now: float) -> None:
         """End a request whose time is up."""
         if pending.worker is not None:
-            error = verdicts.silent(pending)
+            cancelled = pending.cancelled
+            error = (verdicts.cancelled if cancelled else verdicts.silent)(pending)
             # It may have dropped the request, and would count as busy for ever.
             peer = Peer(Socket.BACKEND, pending.worker.identity)
             self.welcome(peer, RECOUNT, now)
@@ -168,17 +174,29 @@ class Flow:
         self._end(pending, error, now)
 
     def cancel(self, pending: Pending, now: float) -> None:
-        """End a request that waits; ask the worker to drop one that is in hand."""
+        """End a request that waits; let one that is in hand be dropped or interrupted.
+
+        A worker that runs a script does not read: its supervisor interrupts it. The
+        deadline of the request is now.
+        """
         if pending.cancelled:
-            return  # a worker that runs a script does not read
+            return
         pending.cancelled = True
-        if pending.worker is None:
+        worker = pending.worker
+        if worker is None:
             self._end(pending, verdicts.cancelled(pending), now)
-        else:
-            # The worker applies it before the start; what runs, runs on.
-            message = Cancel(pending.dispatch, {})
-            to = pending.worker.identity
-            self.sends.append(Send(Socket.BACKEND, to, (), message, b""))
+            return
+        pending.deadline = min(pending.deadline, now)
+        self.expiry.set(pending, pending.deadline + VERDICT_GRACE)
+        if worker.dead:
+            return  # and its answer perhaps on its way
+        message = Cancel(pending.dispatch, {})
+        self.sends.append(Send(Socket.BACKEND, worker.identity, (), message, b""))
+        supervisor = self.hosts.supervisors.get(worker.supervisor)
+        if supervisor is not None:
+            message = Cancel(pending.dispatch, {"worker": worker.uuid})
+            to = supervisor.identity
+            self.sends.append(Send(Socket.CONTROL, to, (), message, b""))
 
     def abandon(self, now: float) -> None:
         """End every request: the broker stops."""
@@ -227,18 +245,11 @@ class Flow:
             self.pool.set_idle(worker, now)
             self._serve(worker, now)
 
-    def lose(
-        self,
-        worker: Worker,
-        dispatch: bytes | None,
-        started: Started,
-        reason: str,
-        now: float,
-    ) -> None:
-        """Let a worker go; of what it had, `dispatch` was started (None: perhaps all).
+    def lose(self, worker: Worker, loss: Loss, now: float) -> None:
+        """Let a worker go; of what it had, only what `loss` names was started.
 
-        The started one is dispatched once more if that version of the script is
-        idempotent, else its outcome is not known. The others were not started.
+        That is dispatched once more if this version of the script is idempotent,
+        somebody still wants it and there is time; else its outcome is not known.
         """
         hands = list(worker.hands.values())
         for pending in hands:
@@ -249,30 +260,25 @@ class Flow:
             self._rearm(now)
         self.counters["workers_gone"] += 1
         for pending in hands:
-            idempotent = pending.info is not None and pending.info.idempotent
-            if dispatch is not None and pending.dispatch != dispatch:
+            if loss.dispatch is not None and pending.dispatch != loss.dispatch:
                 self.again(pending, now)
-            elif pending.answered:
-                continue
-            elif idempotent and pending.attempt < ATTEMPTS:
-                pending.attempt += 1
-                self.counters["attempts_repeated"] += 1
-                self.again(pending, now)
-            else:
-                error = verdicts.lost(pending, worker.name, started, reason)
-                self.finish(pending, error, now)
+            elif not pending.answered:
+                self._lost(pending, worker, loss, now)
 
     def lose_all(self, workers: list[Worker], reason: str, now: float) -> None:
         """Let workers go together, so that none gets what another had in hand."""
         for worker in workers:
             self.pool.set_ready(worker, False)
         for worker in workers:
-            self.lose(worker, None, Started.UNKNOWN, reason, now)
+            self.lose(worker, Loss(None, Started.UNKNOWN, reason), now)
 
     def refile(self, now: float) -> None:
         """File everything that waits anew: what can run where has changed."""
         for pending in self.backlog.take_all():
-            self.backlog.push(pending, self.pool.route(pending.script))
+            if self.pool.is_quarantined(pending.script):
+                self.finish(pending, verdicts.quarantined(pending), now)
+            else:
+                self.backlog.push(pending, self.pool.route(pending.script))
         self._rearm(now)
         for lane in self.pool.lanes.values():
             for worker in list(lane.idle):
@@ -281,6 +287,18 @@ class Flow:
     def retry_after(self) -> float:
         """Return a hint for those who are refused: how long others wait at present."""
         return round(min(max(self._wait, 0.1), 5.0), 3)
+
+    def _lost(self, pending: Pending, worker: Worker, loss: Loss, now: float) -> None:
+        idempotent = pending.info is not None and pending.info.idempotent
+        late = loss.late or now >= pending.deadline
+        over = late or pending.cancelled
+        if idempotent and pending.attempt < ATTEMPTS and not over:
+            pending.attempt += 1
+            self.counters["attempts_repeated"] += 1
+            self.again(pending, now)
+        else:
+            error = verdicts.lost(pending, worker.name, loss, late=late)
+            self.finish(pending, error, now)
 
     def _serve(self, worker: Worker, now: float) -> None:
         """Give an idle worker what has waited longest of what it can run."""

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from falconas.broker.quarantine import Quarantine, Suspect
 from falconas.broker.records import Supervisor
-from falconas.protocol import Register
+from falconas.broker.verdicts import QUARANTINED
+from falconas.errors import InvalidArgument, NotFound, Unavailable
+from falconas.protocol import NAME_LIMIT, Heartbeat, Register
 
 SILENCE = 3.0
+REASON_LIMIT = 1000
 
 
 class Hosts:
@@ -35,14 +39,36 @@ class Hosts:
         for manifest in [m for m in self._manifests if m not in in_use]:
             del self._manifests[manifest]
 
-    def heartbeat(self, uuid: bytes, identity: bytes, now: float) -> bool:
-        """Note that a supervisor is alive; False if it must register first."""
-        supervisor = self.supervisors.get(uuid)
+    def heartbeat(self, heartbeat: Heartbeat, identity: bytes, now: float) -> bool:
+        """Note that a supervisor is alive, and how; False if it must register first."""
+        supervisor = self.supervisors.get(heartbeat.supervisor)
         if supervisor is None:
             return False
         supervisor.seen = now
         supervisor.identity = identity
+        supervisor.draining = heartbeat.extras.get("draining") is True
+        supervisor.reload = _reload(heartbeat.extras.get("reload"))
         return True
+
+    def named(self, host: Any) -> list[Supervisor]:
+        """Return the supervisors of a host; without a name, all.
+
+        Raises:
+            FalconError: There are none.
+        """
+        everyone = list(self.supervisors.values())
+        if host is None:
+            if not everyone:
+                text = "no supervisor is connected: start one with `falconas worker`"
+                raise Unavailable(text, retry_safe=True)
+            return everyone
+        if not isinstance(host, str):
+            raise InvalidArgument("host must be a str")
+        named = [s for s in everyone if s.host == host]
+        if not named:
+            known = ", ".join(sorted({s.host for s in everyone})) or "none"
+            raise NotFound(f"there is no host {host[:NAME_LIMIT]}; known: {known}")
+        return named
 
     def silent(self, now: float) -> list[Supervisor]:
         """Remove and return the supervisors that missed three heartbeats."""
@@ -57,11 +83,35 @@ class Hosts:
             if supervisor.identity == identity:
                 del self.supervisors[supervisor.uuid]
 
-    def catalogue(self) -> dict[str, Any]:
+    def entry(self, suspect: Suspect) -> dict[str, Any]:
+        """Return what a manifest says of a script; empty if nobody has it any more."""
+        entry: dict[str, Any] = self._manifests.get(suspect.manifest, {}).get(
+            suspect.script, {}
+        )
+        return entry
+
+    def catalogue(self, quarantine: Quarantine) -> dict[str, Any]:
         """Return each script's entry; of several versions, a sound and new one."""
         scripts: dict[str, Any] = {}
-        for entries in self._manifests.values():
+        for manifest, entries in self._manifests.items():
             for name, entry in entries.items():
                 if not entry.get("error") or name not in scripts:
                     scripts[name] = entry
+                    if Suspect(manifest, name) in quarantine:
+                        scripts[name] = {**entry, "quarantined": QUARANTINED}
         return dict(sorted(scripts.items()))
+
+
+def _reload(said: Any) -> dict[str, str] | None:
+    """Read what a supervisor says of its last reload, if it can be read."""
+    if not isinstance(said, dict):
+        return None
+    id_, state, reason = (said.get(key) for key in ("id", "state", "reason"))
+    id_ = id_.encode() if isinstance(id_, str) else id_
+    if not isinstance(id_, bytes) or not isinstance(state, str):
+        return None
+    return {
+        "id": id_.hex(),
+        "state": state[:NAME_LIMIT],
+        "reason": reason[:REASON_LIMIT] if isinstance(reason, str) else "",
+    }

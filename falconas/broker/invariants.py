@@ -46,6 +46,8 @@ def _check_backlog(core: BrokerCore) -> None:
         assert len(queue) > 0, "an empty queue was kept"
         assert queue.key == key, "a queue under another's key"
         served = pool.is_served(key)
+        held_back = any(pool.is_quarantined(p.script) for p in queue)
+        assert key or not held_back, "waits though it is quarantined"
         for pending in queue:
             assert pending.queue is queue, "lies elsewhere than it believes"
             assert pending.worker is None, "waits and is in hand"

@@ -32,12 +32,15 @@ from falconas.config import ConfigError, check_broker
 from falconas.errors import FalconError, Internal, InvalidArgument
 from falconas.protocol import Malformed
 from falconas.settings import Settings
+from falconas.systemd import Notifier
 
 log = logging.getLogger("falconas.broker")
 
 CONGESTED_WAIT = 0.005
 MANIFEST_BYTES = 4 * 1024 * 1024
 ROOM = 64 * 1024
+STATUS_INTERVAL = 5.0
+STOP_WAIT = 5.0  # beyond the drain: for what is still to be sent
 
 INTERRUPTED = 130
 CORRELATION_BYTES = 64  # ZeroMQ's own takes 4; it is kept with each request
@@ -55,6 +58,9 @@ class BrokerLoop:
         self.context: zmq.Context[Any] = zmq.Context()
         self.core = BrokerCore(broker, os.urandom(8), monotonic())
         self.interrupted = False
+        self._notifier = Notifier()
+        self._status_at = 0.0
+        self._stopping = False
         self._signals, self._wake = sockets.socketpair()
         self._locks: list[int] = []
         self._sockets: list[Any] = []
@@ -84,8 +90,11 @@ class BrokerLoop:
         for router in self._sockets:
             poller.register(router, zmq.POLLIN)
         poller.register(self._signals, zmq.POLLIN)
+        self._notifier.ready()
+        self._notify(monotonic())
         while not self.core.drained:
-            wait = max(0.0, self.core.wake_at() - monotonic())
+            wake_at = min(self.core.wake_at(), self._notifier.wake_at())
+            wait = max(0.0, wake_at - monotonic())
             if any(writer.congested for writer in self._writers):
                 wait = min(wait, CONGESTED_WAIT)
             events = dict(poller.poll(ceil(wait * 1000)))
@@ -99,6 +108,7 @@ class BrokerLoop:
             now = monotonic()
             self.core.tick(now)
             self._flush()
+            self._notify(now)
         self._flush()
 
     def close(self) -> None:
@@ -128,6 +138,18 @@ class BrokerLoop:
             else:
                 log.info("%s: draining", name)
                 self.core.drain(monotonic())
+
+    def _notify(self, now: float) -> None:
+        """Tell the service manager what it wants to know."""
+        notifier = self._notifier
+        notifier.beat(now)
+        if now >= self._status_at:
+            self._status_at = now + STATUS_INTERVAL
+            notifier.status(admin.summary(self.core))
+        if self.core.draining_until < inf and not self._stopping:
+            self._stopping = True
+            notifier.stopping()
+            notifier.extend(self.core.draining_until - now + STOP_WAIT)
 
     def _receive(self, role: Socket) -> None:
         reader = self._readers[role]
@@ -175,6 +197,7 @@ class BrokerLoop:
                 p, m, _bytes(b), now
             ),
             protocol.Lost: self._lost,
+            protocol.Reload: self._reload,
             protocol.Drain: self._drain,
             protocol.Inspect: self._inspect,
         }
@@ -193,10 +216,25 @@ class BrokerLoop:
         self._receive(Socket.BACKEND)
         worker = self.core.flow.pool.by_uuid.get(message.worker)
         if worker is not None:  # else it had said goodbye
-            log.warning("worker %s lost: %s", worker.name, message.reason)
+            script = worker.started(message.id) if message.state != "IDLE" else None
+            at = f" with script {script}" if script else ""
+            log.warning("worker %s lost%s: %s", worker.name, at, message.reason)
+        quarantine = self.core.flow.pool.quarantine
+        before = len(quarantine)
         self.core.lost(message, now)
+        if len(quarantine) > before:
+            suspect = next(reversed(quarantine.since))
+            log.error("script %s is quarantined: it killed its workers", suspect.script)
+
+    def _reload(self, peer: Peer, message: Any, _: Body, now: float) -> None:
+        log.info("reloading, as an operator asked")
+        self.core.pass_on(peer, message, now)
 
     def _drain(self, peer: Peer, message: Any, _: Body, now: float) -> None:
+        if "host" in message.extras:
+            log.info("draining a host, as an operator asked")
+            self.core.pass_on(peer, message, now)
+            return
         log.info("draining, as an operator asked")
         self.core.drain(now)
         self.core.flow.answer(peer, message.id, b"")

@@ -6,16 +6,19 @@ runs on all of them or on none, so that each event costs O(lanes), never O(worke
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from math import isfinite
 from typing import Any
 
 from falconas.broker.backlog import QueueKey
+from falconas.broker.quarantine import Quarantine, Suspect
 from falconas.broker.records import Lane, LaneKey, ScriptInfo, Worker
 
 # Manifests that no worker and no supervisor has any more are still remembered, so
 # that a script without a worker is told from an unknown one; the oldest go first.
 MANIFESTS = 64
+# Two lists of workers so far apart are of two beats, not of one and a change.
+UNLISTED_FOR = 0.5
 
 
 class Pool:
@@ -27,6 +30,7 @@ class Pool:
         self.lanes: dict[LaneKey, Lane] = {}
         self.manifests: dict[str, dict[str, ScriptInfo]] = {}
         self.longest_budget = 0.0
+        self.quarantine = Quarantine()
         self._routes: dict[str, QueueKey] = {}
 
     def learn(self, manifest: str, scripts: Mapping[str, ScriptInfo]) -> bool:
@@ -70,11 +74,35 @@ class Pool:
             key = frozenset(
                 lane.key
                 for lane in self.lanes.values()
-                if (info := (lane.scripts or {}).get(script)) and info.error is None
+                if (info := (lane.scripts or {}).get(script))
+                and info.error is None
+                and Suspect(lane.key.manifest, script) not in self.quarantine
             )
             if key:  # names that clients make up must not fill the cache
                 self._routes[script] = key
         return key
+
+    def crashed(self, suspect: Suspect, now: float) -> bool:
+        """Count a worker that died of a script; True if nobody gets it any more."""
+        quarantined = self.quarantine.crashed(suspect, now)
+        self._routes.clear()
+        return quarantined
+
+    def pardon(self, manifests: Container[str]) -> bool:
+        """Lift the quarantine of these manifests' scripts; True if there was any."""
+        lifted = self.quarantine.lift(manifests)
+        self._routes.clear()
+        return lifted
+
+    def is_quarantined(self, script: str) -> bool:
+        """Tell whether `script` is held back, and no other version can stand in."""
+        if not self.quarantine or self.route(script):
+            return False
+        for manifest, scripts in reversed(self.manifests.items()):
+            info = scripts.get(script)
+            if info is not None and info.error is None:
+                return Suspect(manifest, script) in self.quarantine
+        return False
 
     def is_served(self, key: QueueKey) -> bool:
         """Tell whether some worker of these lanes is ready, idle or busy."""
@@ -144,17 +172,20 @@ class Pool:
         """Return the workers of one supervisor."""
         return [w for w in self.by_uuid.values() if w.supervisor == supervisor]
 
-    def missing(self, supervisor: bytes, alive: list[Any]) -> list[Worker]:
-        """Return the workers that their supervisor left out twice in a row.
+    def missing(self, supervisor: bytes, alive: list[Any], now: float) -> list[Worker]:
+        """Return the workers that their supervisor leaves out for some time.
 
-        Once is no proof: its list may have been made before the worker.
+        Once is no proof: its list may have been made before the worker. The dead are
+        left out rightly, and waited for.
         """
         missing = []
         for worker in self.of_supervisor(supervisor):
-            listed = worker.uuid in alive
-            if worker.unlisted and not listed:
+            if worker.uuid in alive or worker.dead:
+                worker.unlisted_at = None
+            elif worker.unlisted_at is None:
+                worker.unlisted_at = now
+            elif now >= worker.unlisted_at + UNLISTED_FOR:
                 missing.append(worker)
-            worker.unlisted = not listed
         return missing
 
 

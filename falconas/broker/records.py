@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, NamedTuple
 
+from falconas.errors import Started
 from falconas.protocol import Extras, Id, Message
 
 # Frames that nobody here looks into: bytes, or zero-copy frames of the loop.
@@ -57,6 +58,7 @@ class Client:
     identity: bytes
     session: bool
     seen: float = 0.0
+    gone_at: float | None = None  # its connection; until it says HELLO again
     pending: dict[Id, Pending] = field(default_factory=dict)
     held: list[tuple[float, Message, Body]] = field(default_factory=list)
 
@@ -81,6 +83,7 @@ class Pending:
     priority: int = 0
     attempt: int = 1
     due: float = 0.0
+    watched: bool = False  # to be cancelled when its client is gone
     cancelled: bool = False
     answered: bool = False
     queue: Any = None  # the Queue that it waits in
@@ -109,10 +112,11 @@ class Worker:
     node: str
     facts: Extras
     introduced: Id = b""
-    unlisted: bool = False  # by its supervisor's last heartbeat
+    unlisted_at: float | None = None  # since when its supervisor's heartbeats miss it
     dead: bool = False  # and only waited for because its answer may be in flight
     ready: bool = False
     hands: dict[bytes, Pending] = field(default_factory=dict)
+    latest: tuple[bytes, str] = (b"", "")  # dispatch and script
     served: int = 0
     errors: int = 0
 
@@ -122,10 +126,26 @@ class Worker:
         facts = self.facts
         return str(facts.get("name") or f"{facts.get('host')}/{facts.get('index')}")
 
+    def started(self, id_: Id) -> str | None:
+        """Return which script a dispatch was of, if it is the latest one."""
+        return self.latest[1] if id_ and id_ == self.latest[0] else None
+
+
+class Loss(NamedTuple):
+    """How a worker was lost; `dispatch` was started (None: perhaps all it had).
+
+    `late` tells that it was ended because it went on beyond the deadline.
+    """
+
+    dispatch: bytes | None
+    started: Started
+    reason: str
+    late: bool = False
+
 
 @dataclass(slots=True, eq=False)
 class Supervisor:
-    """One host's supervisor."""
+    """One host's supervisor, as its REGISTER and HEARTBEAT described it."""
 
     uuid: bytes
     identity: bytes
@@ -133,6 +153,8 @@ class Supervisor:
     manifest: str
     facts: Extras
     seen: float
+    draining: bool = False
+    reload: dict[str, str] | None = None
 
 
 @dataclass(slots=True, eq=False)

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from falconas.broker.records import Body, Pending, ScriptInfo
+from falconas.broker.quarantine import CRASHES, WINDOW
+from falconas.broker.records import Body, Loss, Pending, ScriptInfo
 from falconas.codec import decode_value, encode_value
 from falconas.errors import (
     Cancelled,
     DeadlineExceeded,
+    FailedPrecondition,
     FalconError,
     NotFound,
     Started,
     Unavailable,
+)
+
+QUARANTINED = (
+    f"its workers died of it {CRASHES} times within {WINDOW:.0f} s;"
+    " when it is mended, `falconas reload` lifts that"
 )
 
 
@@ -41,8 +48,14 @@ def unserved(pending: Pending, info: ScriptInfo | None, wait: float) -> FalconEr
 
 
 def cancelled(pending: Pending) -> FalconError:
-    """Say that the request was cancelled while it waited."""
+    """Say that the request was cancelled: while it waited, or in silent hands."""
     return Cancelled(**_facts(pending))
+
+
+def quarantined(pending: Pending) -> FalconError:
+    """Say that the script is not run any more."""
+    text = f"script {pending.script} is quarantined: {QUARANTINED}"
+    return FailedPrecondition(text, **_facts(pending))
 
 
 def abandoned(pending: Pending) -> FalconError:
@@ -51,11 +64,18 @@ def abandoned(pending: Pending) -> FalconError:
     return Unavailable(text, **_facts(pending))
 
 
-def lost(pending: Pending, worker: str, started: Started, reason: str) -> FalconError:
-    """Say that the worker was lost with the request."""
-    text = f"worker {worker} was lost with the request: {reason}"
+def lost(pending: Pending, worker: str, loss: Loss, *, late: bool) -> FalconError:
+    """Say that the worker was lost with the request, and whose wish that was."""
+    error: type[FalconError] = Unavailable
+    text = f"worker {worker} was lost with the request"
+    if pending.cancelled:
+        error = Cancelled
+        text = f"the caller cancelled the request; worker {worker} was lost with it"
+    elif late:
+        error = DeadlineExceeded
+        text = f"the budget ran out and its worker had to be ended ({worker})"
     safe = _is_idempotent(pending)
-    return Unavailable(text, started=started, retry_safe=safe)
+    return error(f"{text}: {loss.reason}", started=loss.started, retry_safe=safe)
 
 
 def corrected(body: Body) -> Body:

@@ -19,6 +19,7 @@ from falconas.cli.config import config
 from falconas.cli.demo import demo
 from falconas.cli.dev import dev
 from falconas.cli.failures import Exit, describe
+from falconas.cli.operate import drain, reload
 from falconas.cli.options import help_if_bare
 from falconas.cli.run import run
 from falconas.cli.show import scripts, status
@@ -69,7 +70,8 @@ def cli(ctx: click.Context) -> None:
     help_if_bare(ctx)
 
 
-for command in (dev, demo, run, call, scripts, status, broker, worker, config):
+COMMANDS = (dev, demo, run, call, scripts, status, reload, drain)
+for command in (*COMMANDS, broker, worker, config):
     cli.add_command(command)
 
 

@@ -1,14 +1,26 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from falconas.cli import arguments
+from falconas.cli.failures import describe_verdict
 from falconas.cli.options import options
 from falconas.cli.output import print_value, served_by
 from falconas.cli.patience import patient
 from falconas.config import OPTIONS, ConfigError, Settings
+from falconas.errors import Cancelled, FalconError, Started
+
+if TYPE_CHECKING:
+    from falconas.client.sync import Call
+
+
+_CANCELLED = {
+    Started.NO: "cancelled; it had not started",
+    Started.YES: "cancelled; it had started",
+    Started.UNKNOWN: "cancelled; whether it had started is not known",
+}
 
 
 def budget_option(command: Any) -> Any:
@@ -71,9 +83,21 @@ def call(
         try:
             result = outstanding.result()
         except KeyboardInterrupt:
-            outstanding.cancel()
-            raise
+            click.echo(err=True)  # the terminal shows ^C
+            raise click.Abort(_cancelled(outstanding)) from None
         info = outstanding.info
     print_value(result, as_json=as_json)
     if verbose:
         click.echo(served_by(info), err=True)
+
+
+def _cancelled(call: Call) -> str:
+    """Cancel a call and say how it ended; its client knows within a second."""
+    call.cancel()
+    try:
+        call.result()
+    except Cancelled as error:
+        return _CANCELLED[error.started]
+    except FalconError as error:
+        return f"it had failed: {describe_verdict(error)}"
+    return "too late to cancel: it was done"

@@ -62,6 +62,10 @@ class Children:
                 os.close(descriptor)
         return watched[ended[0][0]] if ended else None
 
+    def signal(self, command: str, signum: signal.Signals) -> None:
+        """Send a signal to a command, if it still runs."""
+        self._running[command].send_signal(signum)
+
     def stop(self, timeouts: Mapping[str, float]) -> None:
         """Ask them to end, the last started first, then kill what is left."""
         for name, child in reversed(self._running.items()):

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -19,6 +20,7 @@ from falconas.cli.database import FOLDER, database, is_given
 from falconas.cli.failures import Exit
 from falconas.cli.options import options
 from falconas.cli.reports import example_call
+from falconas.cli.watching import reloading
 from falconas.config import Settings, check_broker, environ_of
 from falconas.errors import FalconError, Unavailable
 from falconas.logs import mask
@@ -46,7 +48,8 @@ def dev(settings: Settings) -> int:
     """Serve this folder's scripts: PostgreSQL, broker and workers.
 
     PostgreSQL comes from its wheel, with its data in .falconas/dev, unless a
-    database is given by --dsn or libpq's variables. Ctrl-C stops all of it.
+    database is given by --dsn or libpq's variables. Scripts that change are
+    reloaded. Ctrl-C stops all of it.
     """
     check_broker(settings.broker)
     check_scripts(settings)
@@ -78,7 +81,7 @@ def _serve(settings: Settings, *, given: bool) -> int:
             if ended is None:
                 text = _welcome(settings, _example(settings), given=given)
                 click.echo(text, err=True)
-                ended = children.wait() if given else _until_end(children)
+                ended = _reloading(children, settings, given=given)
             log.error("%s ended by itself", ended)
             code = Exit.FAILED if ended == POSTGRES else children.code(ended or "")
     return code if code > 0 else Exit.FAILED
@@ -110,6 +113,16 @@ def _until_ready(children: Children, settings: Settings) -> str | None:
         if monotonic() > late:
             log.warning("no worker is ready yet; the log says why")
             late = monotonic() + settings.worker.boot_timeout
+
+
+def _reloading(children: Children, settings: Settings, *, given: bool) -> str | None:
+    """Reload scripts that change until something ends by itself; return what."""
+
+    def reload() -> None:
+        children.signal("worker", signal.SIGHUP)
+
+    with reloading(Path(settings.worker.scripts), reload):
+        return children.wait() if given else _until_end(children)
 
 
 def _until_end(children: Children) -> str:

@@ -35,7 +35,8 @@ def describe(error: BaseException) -> tuple[str, Exit]:
     if isinstance(error, click.ClickException):
         return _said(error), Exit.USAGE
     if isinstance(error, click.Abort | KeyboardInterrupt):
-        return "interrupted", Exit.INTERRUPTED
+        said = f": {error}" if str(error) else ""
+        return f"interrupted{said}", Exit.INTERRUPTED
     if isinstance(error, StartError):
         return f"cannot start: {_one_line(str(error))}", Exit.NOT_STARTED
     if isinstance(error, ConfigError):

@@ -31,4 +31,11 @@ def served_by(info: dict[str, Any]) -> str:
     node = info.get("node", "?")
     spent = info.get("run_us")
     time = f" in {spent / 1000:.1f} ms" if isinstance(spent, int | float) else ""
-    return f"served by {who} on node {node}{time}"
+    version = info.get("hash")
+    script = f", script {short(version)}" if version else ""
+    return f"served by {who} on node {node}{time}{script}"
+
+
+def short(digest: Any) -> str:
+    """Return as much of a hash as people compare."""
+    return str(digest or "")[:8]

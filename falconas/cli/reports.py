@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
+from falconas.cli.output import short
 from falconas.cli.shapes import fields, shape
 from falconas.cli.table import UNLIMITED, render, table
 from falconas.logs import printable
 from falconas.options import format_duration, format_size
 
+if TYPE_CHECKING:
+    from falconas.client.operator import Reloaded
+
 _SAMPLES = {"integer": "=1", "number": "=1.5", "boolean": "=true"}
 _SAMPLES |= {"array": ":=[]", "object": ":={}"}
-_WORKER_COLUMNS = ("worker", "group", "node", "state", "script", "running")
+_WORKER_COLUMNS = ("worker", "group", "node", "manifest", "state", "script", "running")
 _COUNT_COLUMNS = ("served", "errors", "pid")
 
 
 def catalogue_text(scripts: dict[str, Any]) -> str:
-    """List the scripts that are served, then those that do not load."""
+    """List the scripts that are served, then those that cannot be."""
     good = {n: entry for n, entry in scripts.items() if not entry.get("error")}
     lines = []
     if good:
@@ -27,6 +32,7 @@ def catalogue_text(scripts: dict[str, Any]) -> str:
             {
                 "script": name,
                 "access": entry.get("access", "?"),
+                "hash": short(entry.get("hash")),
                 "parameters": signature(entry.get("params") or []),
                 "description": _first_line(entry.get("description")),
             }
@@ -35,6 +41,10 @@ def catalogue_text(scripts: dict[str, Any]) -> str:
         lines += table(rows, width=_width())
     else:
         lines.append("no script is served")
+    held = sorted(name for name, entry in good.items() if entry.get("quarantined"))
+    if held:
+        lines += ["", "quarantined:"]
+        lines += [f"  {n}: {printable(good[n]['quarantined'])}" for n in held]
     bad = sorted(scripts.keys() - good.keys())
     if bad:
         lines += ["", "do not load:"]
@@ -49,6 +59,8 @@ def script_text(name: str, scripts: dict[str, Any]) -> str:
     lines = [f"{name}({signature(params)})"]
     if entry.get("error"):
         return "\n".join([*lines, "", f"does not load: {printable(entry['error'])}"])
+    if entry.get("quarantined"):
+        lines += ["", f"quarantined: {printable(entry['quarantined'])}"]
     if entry.get("description"):
         lines += ["", render(entry["description"])]
     budget = entry.get("budget")
@@ -107,7 +119,7 @@ def example_call(scripts: dict[str, Any]) -> str:
 
 
 def status_text(report: dict[str, Any]) -> str:
-    """Show the broker in a few lines and its workers as a table."""
+    """Show the broker in a few lines, its workers and their supervisors as tables."""
     queue = report["queue"]
     workers = report["workers"]
     busy = sum(worker["state"] == "busy" for worker in workers)
@@ -123,6 +135,12 @@ def status_text(report: dict[str, Any]) -> str:
         lines += ["", *table([_row(w) for w in workers], width=_width())]
     reasons = [w for w in workers if w.get("reason")]
     lines += [f"{w['worker']} is not ready: {printable(w['reason'])}" for w in reasons]
+    lines += _hosts(report["supervisors"])
+    lines += [
+        f"{q['script']} is quarantined for {_age(q['since'])}: it killed its workers;"
+        f" a reload lifts that (manifest {short(q['manifest'])})"
+        for q in report.get("quarantined", ())
+    ]
     counters = {name: n for name, n in report["counters"].items() if n}
     if counters:
         lines += ["", render(counters)]
@@ -132,8 +150,47 @@ def status_text(report: dict[str, Any]) -> str:
 def _row(worker: dict[str, Any]) -> dict[str, Any]:
     running = worker["running_s"]
     row = {name: worker.get(name) for name in _WORKER_COLUMNS}
+    row["manifest"] = short(row["manifest"])
     row["running"] = None if running is None else f"{running:.1f} s"
     return row | {name: worker[name] for name in _COUNT_COLUMNS}
+
+
+def _hosts(supervisors: list[dict[str, Any]]) -> list[str]:
+    """Show who keeps workers, and what became of the last reload there."""
+    if not supervisors:
+        return []
+    rows = [
+        {
+            "host": entry.get("host"),
+            "pid": entry.get("pid"),
+            "workers": entry.get("workers"),
+            "manifest": short(entry.get("manifest")),
+            "state": "draining" if entry.get("draining") else "serving",
+            "reload": (entry.get("reload") or {}).get("state"),
+        }
+        for entry in supervisors
+    ]
+    reasons = [
+        f"{entry['host']}: the reload {said['state']}: {printable(said['reason'])}"
+        for entry in supervisors
+        if (said := entry.get("reload")) and said.get("reason")
+    ]
+    return ["", *table(rows, width=_width()), *reasons]
+
+
+def reloads_text(results: Sequence[Reloaded]) -> str:
+    """Show how a reload ended for each supervisor."""
+    rows = [
+        {
+            "host": result.host,
+            "pid": result.pid,
+            "result": result.result,
+            "manifest": f"{short(result.old) or '?'} -> {short(result.new) or '?'}",
+            "reason": result.reason or None,
+        }
+        for result in results
+    ]
+    return "\n".join(table(rows, width=_width()))
 
 
 def _age(seconds: float) -> str:

@@ -36,7 +36,8 @@ def scripts(settings: Settings, *, name: str | None, as_json: bool) -> int:
         print_value(known if name is None else known[name], as_json=True)
     else:
         click.echo(catalogue_text(known) if name is None else script_text(name, known))
-    broken = name is not None and known[name].get("error")
+    entry = {} if name is None else known[name]
+    broken = entry.get("error") or entry.get("quarantined")
     return Exit.FAILED if broken else Exit.OK
 
 

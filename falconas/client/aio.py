@@ -29,6 +29,7 @@ class AsyncClient:
         budget: Seconds to wait for a broker where a call names no budget; how
             long the script may take is then the script's own budget.
         outstanding: The largest number of calls without a verdict.
+        cancel_on_disconnect: The broker ends the calls if this client vanishes.
     """
 
     def __init__(
@@ -37,10 +38,15 @@ class AsyncClient:
         *,
         budget: float = 30.0,
         outstanding: int = OUTSTANDING,
+        cancel_on_disconnect: bool = False,
     ) -> None:
         self._frontend = frontend
         self._core = ClientCore(
-            os.urandom(16), frontend, budget=budget, outstanding=outstanding
+            os.urandom(16),
+            frontend,
+            budget=budget,
+            outstanding=outstanding,
+            cancel_on_disconnect=cancel_on_disconnect,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._link: Link | None = None
@@ -57,12 +63,19 @@ class AsyncClient:
         *,
         budget: float | None = None,
         idempotent: bool | None = None,
+        cancel_on_disconnect: bool | None = None,
     ) -> Any:
         """Run `script` and return its result; like `Client.call`.
 
         To cancel the task cancels the request.
         """
-        return await self.submit(script, params, budget=budget, idempotent=idempotent)
+        return await self.submit(
+            script,
+            params,
+            budget=budget,
+            idempotent=idempotent,
+            cancel_on_disconnect=cancel_on_disconnect,
+        )
 
     def submit(
         self,
@@ -72,6 +85,7 @@ class AsyncClient:
         *,
         budget: float | None = None,
         idempotent: bool | None = None,
+        cancel_on_disconnect: bool | None = None,
     ) -> AsyncCall:
         """Start `call` and return at once; await what it returns.
 
@@ -81,7 +95,13 @@ class AsyncClient:
         body = codec.encode_params({} if params is None else params)
         return self._submit(
             lambda call, now: self._core.request(
-                call, script, body, now, budget=budget, idempotent=idempotent
+                call,
+                script,
+                body,
+                now,
+                budget=budget,
+                idempotent=idempotent,
+                cancel_on_disconnect=cancel_on_disconnect,
             )
         )
 
@@ -109,12 +129,12 @@ class AsyncClient:
             if handle is not None:
                 handle.cancel()
         self._watch(())
-        link.step(monotonic())
+        link.finish(monotonic())
         await asyncio.to_thread(link.close)
 
     def cancel(self, outstanding: Outstanding) -> None:
         """Cancel a call; `AsyncCall.cancel` is the way to it."""
-        self._core.cancel(outstanding)
+        self._core.cancel(outstanding, monotonic())
         self._step_soon()
 
     def _submit(self, accept: Callable[[AsyncCall, float], Outstanding]) -> AsyncCall:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from math import inf, isfinite
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 from falconas import codec
 from falconas.errors import (
@@ -26,10 +26,23 @@ from falconas.errors import (
 )
 from falconas.protocol import BUDGET_LIMIT, Catalogue, Request, encode
 
-# So long after its deadline a call ends here, whatever the broker does.
+# So long after its deadline, or after it was cancelled, a call ends here, whatever
+# the broker does.
 GRACE = 1.0
 OUTSTANDING = 1_000
 ATTEMPTS = 2
+
+
+class Terms(TypedDict, total=False):
+    """What a caller says of one call; what is not said, or None, is the default.
+
+    `budget` is the script's own, `idempotent` what the catalogue says, and
+    `cancel_on_disconnect` what the client was made with.
+    """
+
+    budget: float | None
+    idempotent: bool | None
+    cancel_on_disconnect: bool | None
 
 
 class Verdict(NamedTuple):
@@ -69,15 +82,23 @@ class Outstanding:
     body: bytes
     budget: float | None
     idempotent: bool | None
+    cancel_on_disconnect: bool
     asked: float
     deadline: float
     attempts: int = 0
-    cancelled: bool = False
+    cancelled_at: float = inf
+
+    @property
+    def cancelled(self) -> bool:
+        """The caller no longer wants it."""
+        return self.cancelled_at < inf
 
     @property
     def overdue_at(self) -> float:
         """When the client ends it: what never left needs no grace."""
-        return self.deadline + GRACE if self.attempts else self.deadline
+        if not self.attempts:
+            return self.deadline
+        return min(self.deadline, self.cancelled_at) + GRACE
 
     def header(self, now: float) -> bytes:
         """Return the frame that asks the broker, with the time left at `now`."""
@@ -85,14 +106,22 @@ class Outstanding:
             return encode(Catalogue(self.id, {}))
         own = self.budget is None and not self.attempts
         left = None if own else self.deadline - now
-        return encode(Request(self.id, self.script, left, {"accept": ["ext"]}))
+        extras: dict[str, Any] = {"accept": ["ext"]}
+        if self.cancel_on_disconnect:
+            extras["cancel_on_disconnect"] = True
+        return encode(Request(self.id, self.script, left, extras))
 
 
 class Calls:
     """All calls without a verdict, and the verdicts not yet taken."""
 
     def __init__(
-        self, session: bytes, endpoint: str, budget: float, limit: int
+        self,
+        session: bytes,
+        endpoint: str,
+        budget: float,
+        limit: int,
+        cancel_on_disconnect: bool = False,
     ) -> None:
         self.unsent: OrderedDict[bytes, Outstanding] = OrderedDict()
         self.sent: dict[bytes, Outstanding] = {}
@@ -106,6 +135,7 @@ class Calls:
         self._endpoint = endpoint
         self._budget = check_budget(budget)
         self._limit = limit
+        self._cancel_on_disconnect = cancel_on_disconnect
         self._verdicts: list[tuple[Any, Verdict]] = []
 
     def __len__(self) -> int:
@@ -126,11 +156,10 @@ class Calls:
         script: str | None,
         body: bytes,
         now: float,
-        *,
-        budget: float | None,
-        idempotent: bool | None,
+        **terms: Unpack[Terms],
     ) -> Outstanding:
         """Take on a call, or raise why not."""
+        budget, own = terms.get("budget"), terms.get("cancel_on_disconnect")
         patience = self._budget if budget is None else check_budget(budget)
         if len(self) >= self._limit:
             self.counters["refused"] += 1
@@ -146,7 +175,8 @@ class Calls:
             script=script,
             body=body,
             budget=budget if script is not None else patience,
-            idempotent=idempotent,
+            idempotent=terms.get("idempotent"),
+            cancel_on_disconnect=self._cancel_on_disconnect if own is None else own,
             asked=now,
             deadline=now + patience,
         )
@@ -200,6 +230,11 @@ class Calls:
             ),
         )
 
+    def await_end(self, call: Outstanding, now: float) -> None:
+        """Give the broker a last while to say how a cancelled call ended."""
+        call.cancelled_at = now
+        self.due = min(self.due, call.overdue_at)
+
     def cancel(self, call: Outstanding, reason: str = "") -> None:
         """End a call that its caller no longer wants."""
         started = Started.UNKNOWN if call.attempts else Started.NO
@@ -217,6 +252,9 @@ class Calls:
             self.fail(call, DeadlineExceeded(text, retry_safe=True))
         elif call.id in self.unsent:
             self.lose(call)
+        elif call.cancelled:
+            self.counters["last_resort"] += 1
+            self.cancel(call, f"cancelled; no word of it from {self._endpoint}")
         else:
             self.counters["last_resort"] += 1
             error = DeadlineExceeded(

@@ -14,11 +14,12 @@ Rules
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Sequence
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import Any, Unpack
 
 from falconas import codec
-from falconas.client.calls import OUTSTANDING, Calls, Outstanding, Verdict
+from falconas.client.calls import OUTSTANDING, Calls, Outstanding, Terms, Verdict
 from falconas.errors import Internal, InvalidArgument, Started, error_for
 from falconas.protocol import (
     Cancel,
@@ -26,6 +27,7 @@ from falconas.protocol import (
     Hello,
     Kind,
     Malformed,
+    Ping,
     Pong,
     Reply,
     Welcome,
@@ -34,15 +36,12 @@ from falconas.protocol import (
     is_script_name,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 # A lost broker may come back so long; its callers are answered within a second.
 LOST_WINDOW = 0.8
 HELLO_INTERVAL = 1.0
 CATALOGUE_INTERVAL = 1.0
 
-_FROM_BROKER = frozenset({Welcome, Reply, Pong})
+_FROM_BROKER = frozenset({Welcome, Reply, Ping, Pong})
 _INTRODUCE = b"?"
 
 
@@ -54,6 +53,7 @@ class ClientCore:
         endpoint: Where the broker is, for the messages of errors.
         budget: Seconds to wait for a broker where the caller named no budget.
         outstanding: The largest number of calls without a verdict.
+        cancel_on_disconnect: Calls are to end when this client is gone.
     """
 
     def __init__(
@@ -63,10 +63,12 @@ class ClientCore:
         *,
         budget: float = 30.0,
         outstanding: int = OUTSTANDING,
+        cancel_on_disconnect: bool = False,
     ) -> None:
         self._session = session
         self._endpoint = endpoint
-        self._calls = Calls(session, endpoint, budget, outstanding)
+        limit, gone = outstanding, cancel_on_disconnect
+        self._calls = Calls(session, endpoint, budget, limit, gone)
         self._control: deque[bytes] = deque()
         self._closed = False
         # The connection.
@@ -101,9 +103,7 @@ class ClientCore:
         script: str,
         body: bytes,
         now: float,
-        *,
-        budget: float | None = None,
-        idempotent: bool | None = None,
+        **terms: Unpack[Terms],
     ) -> Outstanding:
         """Accept a call; its verdict will come with `owner`.
 
@@ -115,9 +115,7 @@ class ClientCore:
             given = ascii(script)[:80]
             raise InvalidArgument(f"a script's name is like reports.daily, not {given}")
         self._check_open()
-        return self._calls.accept(
-            owner, script, body, now, budget=budget, idempotent=idempotent
-        )
+        return self._calls.accept(owner, script, body, now, **terms)
 
     def catalogue(
         self, owner: Any, now: float, *, budget: float | None = None
@@ -126,14 +124,15 @@ class ClientCore:
         self._check_open()
         return self._calls.accept(owner, None, b"", now, budget=budget, idempotent=True)
 
-    def cancel(self, call: Outstanding) -> None:
+    def cancel(self, call: Outstanding, now: float) -> None:
         """Cancel a call; once it was sent, the broker says how it ends."""
         if call.owner is None or call.cancelled:
             return
-        call.cancelled = True
         if call.id in self._calls.unsent:
             self._calls.cancel(call)
-        elif self._welcomed:
+            return
+        self._calls.await_end(call, now)
+        if self._welcomed:
             self._control.append(encode(Cancel(call.id, {})))
 
     def close(self, reason: str = "the client was closed") -> None:
@@ -178,7 +177,7 @@ class ClientCore:
             return self._reply(message, frames[1], now)
         if type(message) is Welcome:
             return self._welcome(message, frames[1], now)
-        return None
+        return None  # PING asks libzmq whether we are there, not us
 
     def tick(self, now: float) -> None:
         """Do what is due."""
@@ -270,6 +269,8 @@ class ClientCore:
     def _reconcile(self, held: list[Any], now: float) -> None:
         """Decide on what earlier connections sent, given what is still held."""
         known = {item for item in held if isinstance(item, bytes)}
+        unwanted = known - self._calls.sent.keys()  # they have their verdicts here
+        self._control += [encode(Cancel(id_, {})) for id_ in unwanted]
         for call in list(self._calls.sent.values()):
             if call.id not in known:
                 self._calls.recover(call, now)
@@ -319,9 +320,8 @@ class ClientCore:
             return ""
         if self._refusal:
             return f"the broker at {self._endpoint} refused HELLO ({self._refusal})"
-        if self._connected:
-            return f"no answer to HELLO from {self._endpoint}"
-        return f"no broker at {self._endpoint}"
+        what = "no answer to HELLO from" if self._connected else "no broker at"
+        return f"{what} {self._endpoint}"
 
     def _check_open(self) -> None:
         if self._closed:

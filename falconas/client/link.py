@@ -83,6 +83,12 @@ class Link:
         """There is something to send and the socket takes it."""
         return self._core.sendable and not self._blocked
 
+    def finish(self, now: float) -> None:
+        """Send what is left to say, as far as the socket takes it."""
+        self.step(now)
+        while self.sendable:
+            self._send(now)
+
     def close(self) -> None:
         """Close the socket; takes as long as a last message needs, at most 0.2 s."""
         self._close_retired()

@@ -14,7 +14,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
 from falconas import codec
-from falconas.client.calls import OUTSTANDING, Outstanding, Verdict
+from falconas.client.calls import OUTSTANDING, Outstanding, Terms, Verdict
 from falconas.client.core import ClientCore
 from falconas.client.link import Link
 from falconas.client.operator import Operator
@@ -42,6 +42,7 @@ class Client:
         budget: Seconds to wait for a broker where a call names no budget; how
             long the script may take is then the script's own budget.
         outstanding: The largest number of calls without a verdict.
+        cancel_on_disconnect: The broker ends the calls if this client vanishes.
     """
 
     def __init__(
@@ -50,9 +51,14 @@ class Client:
         *,
         budget: float = 30.0,
         outstanding: int = OUTSTANDING,
+        cancel_on_disconnect: bool = False,
     ) -> None:
         core = ClientCore(
-            os.urandom(16), frontend, budget=budget, outstanding=outstanding
+            os.urandom(16),
+            frontend,
+            budget=budget,
+            outstanding=outstanding,
+            cancel_on_disconnect=cancel_on_disconnect,
         )
         self._io = _Io(core, Link(frontend, core))
         self._io.start()
@@ -65,6 +71,7 @@ class Client:
         *,
         budget: float | None = None,
         idempotent: bool | None = None,
+        cancel_on_disconnect: bool | None = None,
     ) -> Any:
         """Run `script` and return its result.
 
@@ -74,11 +81,15 @@ class Client:
             budget: Seconds it may take, with all waiting; None: the script's own.
             idempotent: It may be started twice when the broker is lost; None:
                 as the script itself says.
+            cancel_on_disconnect: The broker ends it if this client vanishes; None:
+                as the client was made.
 
         Raises:
             FalconError: One class for each code, see `falconas.errors`.
         """
-        return self._wait(self._request(script, params, budget, idempotent))
+        gone = cancel_on_disconnect
+        terms = Terms(budget=budget, idempotent=idempotent, cancel_on_disconnect=gone)
+        return self._wait(self._request(script, params, terms))
 
     def submit(
         self,
@@ -88,6 +99,7 @@ class Client:
         *,
         budget: float | None = None,
         idempotent: bool | None = None,
+        cancel_on_disconnect: bool | None = None,
     ) -> Call:
         """Start `call` and return at once.
 
@@ -95,7 +107,9 @@ class Client:
             FalconError: The call is refused; nothing was started.
         """
         call = Call(self._io)
-        self._io.submit(call, self._request(script, params, budget, idempotent))
+        gone = cancel_on_disconnect
+        terms = Terms(budget=budget, idempotent=idempotent, cancel_on_disconnect=gone)
+        self._io.submit(call, self._request(script, params, terms))
         return call
 
     def scripts(self, *, budget: float | None = None) -> dict[str, Any]:
@@ -117,16 +131,10 @@ class Client:
         self._io.join()
 
     def _request(
-        self,
-        script: str,
-        params: Mapping[str, Any] | None,
-        budget: float | None,
-        idempotent: bool | None,
+        self, script: str, params: Mapping[str, Any] | None, terms: Terms
     ) -> Accept:
         body = codec.encode_params({} if params is None else params)
-        return lambda call, now: self._io.core.request(
-            call, script, body, now, budget=budget, idempotent=idempotent
-        )
+        return lambda call, now: self._io.core.request(call, script, body, now, **terms)
 
     def _wait(self, accept: Accept) -> Any:
         call = Call(self._io)
@@ -249,7 +257,7 @@ class _Io:
         """Let the core cancel a call."""
         self.check_process()
         with self._lock:
-            self.core.cancel(outstanding)
+            self.core.cancel(outstanding, monotonic())
             verdicts = self.core.take_verdicts()
             ring, self._asleep = self._asleep, False
         if ring:
@@ -323,7 +331,7 @@ class _Io:
             verdicts = self.core.take_verdicts()
         _deliver(verdicts)
         with suppress(Exception):  # a last CANCEL, if that is still possible
-            self._link.step(monotonic())
+            self._link.finish(monotonic())
         self._link.close()
         self._bell.close()
         self._ear.close()

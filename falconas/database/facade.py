@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, overload
 
 import psycopg
 
+from falconas.database.statements import is_plain, is_single
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -24,8 +26,7 @@ if TYPE_CHECKING:
 Row = TypeVar("Row")
 TupleRow = tuple[Any, ...]
 
-# How statements begin that cannot end a transaction.
-_PLAIN = frozenset({"SELE", "WITH", "VALU", "TABL", "FETC", "COPY"})
+_ENDED = "the request has ended, and ctx.db with it"
 
 
 class Lease:
@@ -33,17 +34,24 @@ class Lease:
 
     def __init__(self, session: Session) -> None:
         self._session: Session | None = session
+        self._why = _ENDED
 
     @property
     def session(self) -> Session:
         """The session, as long as the request lasts."""
-        if self._session is None:
-            raise psycopg.InterfaceError("the request has ended, and ctx.db with it")
-        return self._session
+        session = self._session
+        if session is None:
+            raise psycopg.InterfaceError(self._why)
+        return session
 
-    def end(self) -> None:
+    @property
+    def over(self) -> bool:
+        """Any further use is refused."""
+        return self._session is None
+
+    def end(self, why: str = _ENDED) -> None:
         """Refuse any further use."""
-        self._session = None
+        self._session, self._why = None, why
 
 
 class Database:
@@ -133,7 +141,8 @@ class Database:
         try:
             yield savepoint
         except BaseException as error:
-            if not self._leave(savepoint, error):
+            # If the lease is over, all of the transaction is rolled back soon.
+            if self._lease.over or not self._leave(savepoint, error):
                 raise
         else:
             self._leave(savepoint, None)
@@ -171,8 +180,10 @@ class Cursor(Generic[Row]):
     ) -> Cursor[Row]:
         """Run a statement; without parameters also several, separated by `;`."""
         session = self._lease.session
-        single = _is_single(query, params)
-        with session.statement(joined=single, opaque=not single) as connection:
+        single = is_single(query, params)
+        with session.statement(
+            joined=single, opaque=not single, plain=is_plain(query)
+        ) as connection:
             raw: Any = self._open(connection)  # psycopg's overloads are too many
             raw.execute(query, params, prepare=prepare, binary=binary)
         session.tagged(_tags(raw))
@@ -183,7 +194,7 @@ class Cursor(Generic[Row]):
     ) -> None:
         """Run a statement once for each set of parameters, in one pipeline."""
         session = self._lease.session
-        with session.statement() as connection:
+        with session.statement(plain=is_plain(query)) as connection:
             raw = self._open(connection)
             raw.executemany(query, params_seq, returning=returning)
         session.tagged([raw.statusmessage or ""])
@@ -193,7 +204,7 @@ class Cursor(Generic[Row]):
     ) -> Iterator[Row]:
         """Yield rows as they arrive; nothing else can run until it ends."""
         session = self._lease.session
-        opaque = _is_opaque(query)
+        opaque = not is_plain(query)
         with session.statement(opaque=opaque) as connection:
             yield from self._open(connection).stream(query, params, size=size)
         session.tagged([], opaque=opaque)
@@ -202,7 +213,7 @@ class Cursor(Generic[Row]):
     def copy(self, statement: Query, params: Params | None = None) -> Iterator[Copy]:
         """Run COPY FROM STDIN or COPY TO STDOUT."""
         session = self._lease.session
-        opaque = _is_opaque(statement)
+        opaque = not is_plain(statement)
         with (
             session.statement(opaque=opaque) as connection,
             self._open(connection).copy(statement, params) as copy,
@@ -317,24 +328,6 @@ class Copy:
 
 def _refuse() -> NoReturn:
     raise AttributeError("scripts have no connection, only ctx.db")
-
-
-def _is_single(query: Query, params: Params | None) -> bool:
-    """Tell whether a query surely is one statement that a pipeline can take."""
-    if params:
-        return True
-    return (
-        isinstance(query, str)
-        and ";" not in query.rstrip("; \n\t")
-        and query.lstrip()[:4].upper() != "COPY"
-    )
-
-
-def _is_opaque(query: Query) -> bool:
-    """Tell whether a query of unseen tags may be more than one plain statement."""
-    if not isinstance(query, str) or ";" in query.rstrip("; \n\t"):
-        return True
-    return query.lstrip("( \n\t")[:4].upper() not in _PLAIN
 
 
 def _tags(cursor: psycopg.Cursor[Any]) -> list[str]:

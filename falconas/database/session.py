@@ -16,7 +16,17 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import errors, pq
 
+from falconas.database.connection import Connection
 from falconas.database.conninfo import InvalidDsn, conninfo
+from falconas.database.reset import (
+    DISCARD,
+    SOFT,
+    Sweep,
+    client_settings,
+    forget_prepared,
+    is_busy,
+    may_hide,
+)
 from falconas.database.sqlstate import (
     FAILED_TRANSACTION,
     Notice,
@@ -39,13 +49,6 @@ __all__ = ["ConnectFailed", "InvalidDsn", "Session", "SessionLost", "classify"]
 
 log = logging.getLogger(__name__)
 
-# One message. PostgreSQL 18 brings a role of the conninfo back with the authorization;
-# RESET ROLE asks for it by name.
-_RESET = (
-    b"SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; CLOSE ALL; UNLISTEN *;"
-    b" SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES"
-)
-_RESET_DONE = b"DISCARD SEQUENCES"
 _CANCEL_TIMEOUT = 1.0
 _NOTICES = 100
 
@@ -68,15 +71,19 @@ class Session:
         notices: The last messages of the request.
     """
 
-    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+    def __init__(self, connection: Connection, reset: str = SOFT) -> None:
+        if reset == DISCARD:  # what psycopg had prepared would be gone
+            connection.prepare_threshold = None
+        self._policy = reset
         self._connection = connection
         self._pgconn = connection.pgconn
         self._state = TransactionState()
+        self._hiding = False
         self.sound = True
         self.notices: deque[Notice] = deque(maxlen=_NOTICES)
         connection.add_notice_handler(self._note)
         connection.add_notify_handler(lambda _: None)  # else psycopg keeps them
-        self._settings = self._client_settings()
+        self._settings = client_settings(connection)
 
     @classmethod
     def connect(
@@ -85,8 +92,9 @@ class Session:
         *,
         application_name: str = "falconas",
         settings: Mapping[str, str] | None = None,
+        reset: str = SOFT,
     ) -> Session:
-        """Open a connection; see `conninfo` for the arguments.
+        """Open a connection; see `conninfo` and `reset` for the arguments.
 
         Raises:
             InvalidDsn: The DSN is malformed.
@@ -94,7 +102,7 @@ class Session:
         """
         complete = conninfo(dsn, application_name=application_name, settings=settings)
         try:
-            return cls(psycopg.connect(complete, autocommit=True))
+            return cls(Connection.connect(complete, autocommit=True), reset)
         except psycopg.Error as error:
             text = " ".join(str(error).split())
         raise ConnectFailed(text)  # outside: psycopg's error carries the password
@@ -114,7 +122,7 @@ class Session:
     def close(self) -> None:
         """Close the connection; what was not committed is rolled back."""
         self.sound = False
-        self._connection.close()
+        self._connection.end()
 
     @property
     def touched(self) -> bool:
@@ -149,7 +157,7 @@ class Session:
 
     @contextmanager
     def statement(
-        self, *, joined: bool = False, opaque: bool = False
+        self, *, joined: bool = False, opaque: bool = False, plain: bool = True
     ) -> Iterator[psycopg.Connection[Any]]:
         """Lend the connection for one statement of the script; then call `tagged`.
 
@@ -157,6 +165,7 @@ class Session:
             joined: Let a BEGIN that is due travel in the statement's round trip. The
                 statement's results are there when the block has ended.
             opaque: It may end the transaction and not show it if it fails.
+            plain: It cannot end the transaction, whatever becomes of it.
         """
         state = self._state
         if state.breach is not None:
@@ -166,6 +175,7 @@ class Session:
                 "another statement of this request is running: end its stream or COPY"
             )
         state.touched = True
+        state.unseen = opaque or not plain
         try:
             pending = state.take_pending()
             if joined and pending is BEGIN_READ:
@@ -177,14 +187,18 @@ class Session:
                     self._command(pending)
                 yield self._connection
         except BaseException as error:
+            self._hiding = True  # what was prepared is not rolled back
             if isinstance(error, psycopg.Error):
                 self._failed(error)
+            elif not plain:  # nobody knows how far it came
+                opaque = True
             state.opaque = state.opaque or opaque
             state.watch(idle=self._is_idle())
             raise
 
     def tagged(self, tags: list[str], *, opaque: bool = False) -> None:
         """Note a statement's command tags; raises on those of transactions."""
+        self._hiding = self._hiding or opaque or may_hide(tags)
         self._state.tagged(tags, idle=self._is_idle(), opaque=opaque)
         if self._state.needs_mark(tags):
             self._command(self._state.mark)
@@ -192,7 +206,7 @@ class Session:
     @property
     def doubtful(self) -> bool:
         """A failed write may have been committed in part all the same."""
-        return self._state.access == "write" and self._state.opaque
+        return self._state.doubtful
 
     def classify(self, error: psycopg.Error, *, late: bool = False) -> FalconError:
         """Return what the caller gets for an error of this request."""
@@ -212,7 +226,7 @@ class Session:
             raise Unavailable(
                 "the database connection was lost", started=Started.YES, retry_safe=True
             )
-        if self._is_busy():
+        if is_busy(self._connection):
             self.sound = False
             raise ScriptError(
                 "the script left a statement, stream or COPY running",
@@ -260,15 +274,25 @@ class Session:
             return self._state.replaced()
         return self.classify(error)
 
-    def reset(self) -> bool:
-        """Wipe away what the request left; close the connection if that fails.
+    def interrupted(self) -> None:
+        """Stop at once what an interrupted script left running.
 
-        Prepared statements stay: psycopg and the server keep knowing them.
+        psycopg was interrupted with it: the reset keeps what surely took no harm.
         """
-        if self._state.lasting or self._is_busy():
+        self._state.interrupted = True
+        if self._pgconn.transaction_status == _Status.ACTIVE:
             self.sound = False
-        if self.sound and self._client_settings() == self._settings:
+            self._cancel()
+
+    def reset(self) -> bool:
+        """Sweep after the request; close the connection if that fails."""
+        lasting = self._state.lasting and self._policy != DISCARD
+        if lasting or is_busy(self._connection):
+            self.sound = False
+        if self.sound and client_settings(self._connection) == self._settings:
             try:
+                if self._state.interrupted:
+                    forget_prepared(self._connection)
                 self._sweep()
             except psycopg.Error as error:
                 log.warning("reset failed, the connection is replaced: %s", error)
@@ -278,29 +302,29 @@ class Session:
         if not self.sound:
             self._abandon()
         self._state = TransactionState()
+        self._hiding = False
         self.notices.clear()
         return self.sound
 
     def _sweep(self) -> None:
-        messages = []
+        end = None
         if not self._is_idle():
             reads = self._state.complete and self._state.access == "read"
-            messages.append(b"COMMIT" if reads else b"ROLLBACK")
-        if self._state.touched:
-            messages.append(_RESET)
-        if not messages:
-            return
-        tag = self._command(b"; ".join(messages)).command_status
-        if not self._is_idle() or (self._state.touched and tag != _RESET_DONE):
-            self.sound = False
+            end = b"COMMIT" if reads else b"ROLLBACK"
+        sweep = Sweep(self._policy, self._state.touched, self._hiding)
+        proven = sweep.run(self._command, self._connection, end)
+        self.sound = proven and self._is_idle()
 
     def _abandon(self) -> None:
         if self._pgconn.transaction_status == _Status.ACTIVE:
-            try:
-                self._connection.cancel_safe(timeout=_CANCEL_TIMEOUT)
-            except psycopg.Error as error:
-                log.warning("a running statement could not be cancelled: %s", error)
+            self._cancel()
         self.close()
+
+    def _cancel(self) -> None:
+        try:
+            self._connection.cancel_safe(timeout=_CANCEL_TIMEOUT)
+        except psycopg.Error as error:
+            log.warning("a running statement could not be cancelled: %s", error)
 
     def _failed(self, error: psycopg.Error) -> None:
         if self._state.failure is None:
@@ -314,29 +338,6 @@ class Session:
 
     def _is_idle(self) -> bool:
         return self._pgconn.transaction_status == _Status.IDLE
-
-    def _is_busy(self) -> bool:
-        """Something of the script still runs: an open stream, a COPY, a thread."""
-        return (
-            self._connection.lock.locked()
-            or self._pgconn.pipeline_status != pq.PipelineStatus.OFF
-            or self._pgconn.transaction_status == _Status.ACTIVE
-        )
-
-    def _client_settings(self) -> tuple[Any, ...]:
-        """What a script could change in psycopg, had it got hold of the connection."""
-        here = self._connection
-        return (
-            here.autocommit,
-            here.row_factory,
-            here.cursor_factory,
-            here.server_cursor_factory,
-            here.isolation_level,
-            here.read_only,
-            here.deferrable,
-            here.prepare_threshold,
-            here.prepared_max,
-        )
 
     def _command(self, sql: bytes) -> PGresult:
         result = self._pgconn.exec_(sql)

@@ -50,6 +50,8 @@ class TransactionState:
         breach: The script meddled with the transaction; this is the verdict.
         complete: The script came to its end and may be committed.
         opaque: What was sent may have ended the transaction without our seeing it.
+        unseen: A statement was sent whose answer nobody has read yet.
+        interrupted: The script was interrupted.
         rolled: It answered ROLLBACK: to a savepoint, or AND CHAIN.
         nonce: Marks the transaction of a write.
     """
@@ -63,6 +65,8 @@ class TransactionState:
     breach: FalconError | None = None
     complete: bool = False
     opaque: bool = False
+    unseen: bool = False
+    interrupted: bool = False
     rolled: bool = False
     nonce: bytes = field(default_factory=lambda: os.urandom(8).hex().encode())
 
@@ -80,6 +84,13 @@ class TransactionState:
     def commit(self) -> bytes:
         """The message that commits this transaction and no other."""
         return _COMMIT % self.nonce
+
+    @property
+    def doubtful(self) -> bool:
+        """A write that failed may have been committed in part all the same."""
+        broken = self.breach is not None and self.breach.started is Started.UNKNOWN
+        hidden = self.opaque or (self.interrupted and self.unseen)
+        return self.access == "write" and (hidden or broken)
 
     def take_pending(self) -> bytes | None:
         """Return what begins the transaction, once."""
@@ -105,6 +116,7 @@ class TransactionState:
             elif tag == "ROLLBACK":
                 self.rolled = True
         self.watch(idle=idle)
+        self.unseen = False  # last: this too may be interrupted
         if self.breach is not None:
             raise self.breach
 

@@ -21,11 +21,14 @@ from falconas.codec import decode_value, encode_value
 from falconas.errors import error_for
 from falconas.protocol import (
     HEADER_LIMIT,
+    Cancel,
     Disconnect,
+    Drain,
     Heartbeat,
     Lost,
     Malformed,
     Register,
+    Reload,
     Reply,
     Welcome,
     decode,
@@ -45,6 +48,7 @@ WELCOME_WAIT = 2.0
 
 log = logging.getLogger(__name__)
 
+Order = Cancel | Drain | Reload
 _CONNECTED = zmq.Event.HANDSHAKE_SUCCEEDED
 _EVENTS = _CONNECTED | zmq.Event.DISCONNECTED
 _OPTIONS: dict[zmq.SocketOption, int] = {
@@ -212,11 +216,15 @@ class Control:
         self._welcomed = False
         self._beat_at = 0.0
         self._losses: deque[Lost] = deque(maxlen=LOSSES)
+        self._fresh: set[str] = set()
+        self._status: dict[str, Any] = {}
 
-    def offer(self, manifest: str, body: bytes) -> None:
-        """Make the scripts of a zygote known."""
+    def offer(self, manifest: str, body: bytes, *, fresh: bool = False) -> None:
+        """Make the scripts of a zygote known; `fresh`: a reload has loaded them."""
         self._manifests.pop(manifest, None)  # the newest is registered last
         self._manifests[manifest] = body
+        if fresh:
+            self._fresh.add(manifest)
         self._register([manifest])
 
     def retain(self, manifests: Iterable[str]) -> None:
@@ -224,15 +232,35 @@ class Control:
         for manifest in self._manifests.keys() - set(manifests):
             del self._manifests[manifest]
 
-    def lost(self, worker: bytes, id_: bytes, state: str, reason: str) -> None:
+    def lost(
+        self, worker: bytes, id_: bytes, state: str, reason: str, extras: dict[str, Any]
+    ) -> None:
         """Report a dead worker, now or as soon as the broker is there again."""
-        self._losses.append(Lost(id_, worker, state, reason, {}))
+        self._losses.append(Lost(id_, worker, state, reason, extras))
         self._report()
 
-    def tend(self, workers: list[bytes], now: float) -> None:
-        """Take in what came, and send what is due; `workers` are alive."""
+    def show(self, status: dict[str, Any], workers: list[bytes]) -> None:
+        """Have heartbeats say how this supervisor is, the first at once if it is news.
+
+        Args:
+            status: What stands in their extras.
+            workers: Those alive.
+        """
+        if status != self._status:
+            self._status = status
+            self._beat(workers)
+
+    def tend(self, workers: list[bytes], now: float) -> list[Order]:
+        """Take in what came, and send what is due; `workers` are alive.
+
+        Returns what the broker wants done.
+        """
+        orders: list[Order] = []
         for message, body in self.dealer.messages(_ACCEPTED):
-            self._receive(message, body)
+            if isinstance(message, Order):
+                orders.append(message)
+            else:
+                self._receive(message, body)
         for connected in self.dealer.news():
             self._welcomed = False
             if connected:
@@ -241,8 +269,8 @@ class Control:
             self._watch.missing(now)
         if now >= self._beat_at:
             self._beat_at = now + HEARTBEAT_INTERVAL
-            beat = Heartbeat(self._supervisor, self._supervisor, {})
-            self.dealer.send(beat, encode_value(workers))
+            self._beat(workers)
+        return orders
 
     def wake_at(self) -> float:
         """Return when `tend` has work next, if nothing comes before."""
@@ -253,6 +281,10 @@ class Control:
         self._report()
         self.dealer.send(Disconnect(self._supervisor, {}))
         self.dealer.close(DRAIN_LINGER)
+
+    def _beat(self, workers: list[bytes]) -> None:
+        beat = Heartbeat(self._supervisor, self._supervisor, self._status)
+        self.dealer.send(beat, encode_value(workers))
 
     def _receive(self, message: Any, body: bytes) -> None:
         if isinstance(message, Reply):
@@ -269,12 +301,16 @@ class Control:
         self.epoch = message.epoch
         self._watch.welcomed()
         self._welcomed = True
+        self._fresh.clear()
         self._report()
 
     def _register(self, manifests: Iterable[str]) -> None:
         for manifest in manifests:
+            facts = dict(self._facts)
+            if manifest in self._fresh:
+                facts["fresh"] = True
             register = Register(
-                self._supervisor, self._supervisor, self._host, manifest, self._facts
+                self._supervisor, self._supervisor, self._host, manifest, facts
             )
             self.dealer.send(register, self._manifests[manifest])
 
@@ -285,7 +321,9 @@ class Control:
             self._losses.popleft()
 
 
-_ACCEPTED: frozenset[type[Any]] = frozenset({Welcome, Heartbeat, Reply})
+_ACCEPTED: frozenset[type[Any]] = frozenset(
+    {Welcome, Heartbeat, Reply, Cancel, Drain, Reload}
+)
 
 
 def seed_routing_ids() -> None:

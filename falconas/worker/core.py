@@ -238,6 +238,11 @@ class WorkerCore:
             assert self.welcomed or isinstance(send.message, Ready | Disconnect)
 
     @property
+    def ready(self) -> bool:
+        """The broker knows this worker and may give it work."""
+        return self.welcomed and self._able
+
+    @property
     def _able(self) -> bool:
         return self.sound and not self.draining
 

@@ -7,29 +7,24 @@ moved, and a database connection that dies is replaced before a request meets it
 from __future__ import annotations
 
 import logging
-import os
 import random
-import signal
 import socket
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
-from falconas.database.session import ConnectFailed, InvalidDsn, Session
-from falconas.protocol import HEADER_LIMIT, Cancel, Ready, Reply, Request, Welcome
+from falconas.database.session import ConnectFailed, InvalidDsn
+from falconas.protocol import Cancel, Reply, Request, Welcome
+from falconas.worker.backoff import Backoff
 from falconas.worker.control import DRAIN_LINGER, Dealer, Watch
 from falconas.worker.core import WorkerCore
-from falconas.worker.policy import Backoff
-from falconas.worker.runner import Outcome, Runner
 from falconas.worker.slot import Slot, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from falconas.config import Settings
     from falconas.worker.core import Work
-    from falconas.worker.scripts import Library
+    from falconas.worker.runner import Outcome
 
-PARAMS_BYTES = 64 << 20  # at least; the broker decides what it lets through
 REASON_LENGTH = 200
 STEADY = 1.0
 
@@ -65,6 +60,19 @@ class Serving(Protocol):
         """Make the connection as new; False: it must be replaced."""
 
 
+class Keeping(Protocol):
+    """An `Upkeep`."""
+
+    def connected(self, fd: int) -> None:
+        """Note a new database connection."""
+
+    def disconnected(self, fd: int) -> None:
+        """Note that it is about to be closed."""
+
+    def tidy(self, request: Request) -> bool:
+        """Clear away what the script left; False: it may still use the connection."""
+
+
 class WorkerLoop:
     """Moves messages between broker, core and runner.
 
@@ -74,6 +82,7 @@ class WorkerLoop:
         slot: What the supervisor reads when this process is dead.
         connect: Opens a database connection or raises `ConnectFailed`.
         serve_on: Returns the runner for a connection.
+        upkeep: Clears away what scripts leave in the process.
     """
 
     def __init__(
@@ -83,6 +92,7 @@ class WorkerLoop:
         slot: Slot,
         connect: Callable[[], Connection],
         serve_on: Callable[[Connection], Serving],
+        upkeep: Keeping,
     ) -> None:
         self._core = core
         self._dealer = dealer
@@ -90,6 +100,7 @@ class WorkerLoop:
         self._slot = slot
         self._connect = connect
         self._serve_on = serve_on
+        self._upkeep = upkeep
         self._connection: Connection | None = None
         self._runner: Serving | None = None
         self._watched = -1
@@ -109,10 +120,16 @@ class WorkerLoop:
         """Return what a signal writes to, so that `run` looks at it."""
         return self._waker.fileno()
 
-    def stop(self) -> None:
-        """Finish the running request, give back the others, and end `run`."""
+    def stop(self, *_: object) -> None:
+        """Finish the running request, give back the others, and end `run`.
+
+        As a signal's handler it runs in the middle of scripts and never raises.
+        """
         self._stopping = True
-        self._waker.send(b"\0")
+        try:
+            self._waker.send(b"\0")
+        except OSError:  # full: then there is enough to wake up for
+            return
 
     def run(self) -> None:
         """Serve until told to stop."""
@@ -184,7 +201,8 @@ class WorkerLoop:
         for message, body in self._core.take_sends():
             if not self._dealer.send(message, body):
                 self._core.unsent(monotonic())
-                return
+                break
+        self._slot.set_ready(ready=self._core.ready)
 
     def _greeted(self) -> None:
         if self._core.welcomed:
@@ -218,7 +236,8 @@ class WorkerLoop:
             self._core.replied(kind, code, body, extras, now)
             self._slot.count(error=code != 0)
         self._flush()
-        if not self._runner.reset():
+        alone = self._upkeep.tidy(work.request)
+        if not self._runner.reset() or not alone:
             self._drop_connection("it could not be reset", monotonic(), planned=True)
         self._slot.enter(State.IDLE)
 
@@ -240,6 +259,7 @@ class WorkerLoop:
             self._runner.result_bytes = self._result_bytes
         self._watched = self._connection.fileno()
         self._dealer.watch(self._watched)
+        self._upkeep.connected(self._watched)
         self._connected_at = monotonic()
         if self._trouble:
             log.info("connected to the database")
@@ -256,6 +276,7 @@ class WorkerLoop:
     ) -> None:
         assert self._connection is not None
         self._dealer.unwatch(self._watched)
+        self._upkeep.disconnected(self._watched)
         self._watched = -1
         self._connection.close()
         self._connection = self._runner = None
@@ -273,44 +294,3 @@ class WorkerLoop:
             self._trouble = trouble
             log.warning("%s", trouble)
         self._core.connection(sound=False, now=now, reason=trouble[:REASON_LENGTH])
-
-
-def main(
-    settings: Settings,
-    library: Library,
-    slot: Slot,
-    *,
-    worker: bytes,
-    supervisor: bytes,
-    place: int,
-) -> int:
-    """Be the worker `worker` until SIGTERM; return the exit code."""
-    host = socket.gethostname()
-    name = f"{host}/{place}"
-    node = settings.database.node
-    facts = {"pid": os.getpid(), "host": host, "index": place, "name": name}
-    group = settings.worker.group
-    ready = Ready(worker, worker, supervisor, group, library.hash, node, facts)
-    frame_bytes = max(PARAMS_BYTES, settings.broker.params_bytes, HEADER_LIMIT)
-
-    def connect() -> Session:
-        application = f"falconas/{name}"
-        return Session.connect(settings.database.dsn, application_name=application)
-
-    def serve_on(session: Any) -> Runner:
-        limit = settings.broker.result_bytes
-        return Runner(library, session, slot, node=node, result_bytes=limit)
-
-    loop = WorkerLoop(
-        WorkerCore(ready, name),
-        Dealer(settings.worker.backend, frame_bytes),
-        slot,
-        connect,
-        serve_on,
-    )
-
-    signal.signal(signal.SIGTERM, lambda *_: loop.stop())
-    signal.set_wakeup_fd(loop.wakeup_fd, warn_on_full_buffer=False)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    loop.run()
-    return 0

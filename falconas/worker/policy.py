@@ -1,54 +1,38 @@
 """What a supervisor does next: pure, events and `now` in, actions out.
 
 A *place* is a slot and what lives in it. It is empty, being filled (SPAWN is with the
-zygote), or has a process. Workers are spawned one after the other, so that an answer
-of the zygote never has to be guessed at. A worker that dies young leaves its place
-empty for a while that doubles; one that had served is replaced at once.
+zygote), or has a process. There are more places than workers: one that is to be
+replaced, because its scripts are old or it has served long enough, gets a replacement
+in a spare place first, and is told to finish when that one is ready. Of all workers at
+most a share is being replaced at once.
+
+Workers are spawned one after the other, so that an answer of the zygote never has to
+be guessed at. A worker that dies young leaves its place empty for a while that doubles;
+one that had served is replaced at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import NamedTuple
 
-YOUNG = 10.0
+from falconas.settings import Worker
+from falconas.worker import nursery
+from falconas.worker.backoff import Backoff
+from falconas.worker.nursery import YOUNG, Nursery
+from falconas.worker.places import Place, Places
+from falconas.worker.reload import Reloads
+from falconas.worker.snapshot import Snapshot, State
+from falconas.worker.wear import Limits
+
 SPAWN_TIMEOUT = 5.0
-
-
-class Backoff:
-    """Waits that double from `first` to `limit`, each shortened at random by a half."""
-
-    def __init__(self, first: float, limit: float, random: Callable[[], float]) -> None:
-        self.first = first
-        self.limit = limit
-        self._random = random
-        self._next = first
-
-    def next(self) -> float:
-        """Return how long to wait this time."""
-        wait, self._next = self._next, min(self.limit, self._next * 2)
-        return wait * (0.5 + self._random() / 2)
-
-    def reset(self) -> None:
-        """Begin anew: all is well."""
-        self._next = self.first
-
-
-class StartZygote(NamedTuple):
-    """Exec a fresh zygote."""
-
-
-class KillZygote(NamedTuple):
-    """End the zygote, which does not answer."""
-
-    reason: str
+BOOT_DEATHS = 3
+SLACK = 1.0  # what a request may take beyond its deadline until its verdict
 
 
 class Spawn(NamedTuple):
-    """Have the zygote fork a worker."""
+    """Have the zygote in service fork a worker."""
 
     place: int
     worker: bytes
@@ -61,136 +45,165 @@ class Signal(NamedTuple):
     hard: bool
 
 
-Action = StartZygote | KillZygote | Spawn | Signal
+class Retire(NamedTuple):
+    """Ask a worker to finish, which has been replaced for that reason."""
+
+    pid: int
+    reason: str
 
 
-class Zygote(Enum):
-    """What there is of a zygote."""
-
-    NONE = "none"
-    BOOTING = "booting"
-    READY = "ready"
-    KILLED = "killed"
-
-
-@dataclass(slots=True)
-class Place:
-    """One slot; `pid` is 0 while `worker` is being spawned or nobody is there."""
-
-    index: int
-    backoff: Backoff
-    worker: bytes = b""
-    pid: int = 0
-    manifest: str = ""
-    since: float = 0.0
-    not_before: float = 0.0
+Action = nursery.Action | Spawn | Signal | Retire
 
 
 class Policy:
     """Which processes there are, which there should be, and since when.
 
     Args:
-        count: How many workers to keep alive.
-        boot_timeout: How long a zygote may load scripts.
-        drain_timeout: How long workers may finish.
+        worker: How workers are to be.
+        count: How many of them to keep alive.
         random: A number from 0 to 1, for jitter.
         new_id: A new worker's uuid.
     """
 
     def __init__(
         self,
+        worker: Worker,
         count: int,
-        boot_timeout: float,
-        drain_timeout: float,
         random: Callable[[], float],
         new_id: Callable[[], bytes],
     ) -> None:
-        self.places = [Place(i, Backoff(0.1, 30.0, random)) for i in range(count)]
-        self.zygote = Zygote.NONE
-        self.manifest = ""
-        self.fatal = ""
-        self._boot_timeout = boot_timeout
-        self._drain_timeout = drain_timeout
-        self._new_id = new_id
-        self._zygote_backoff = Backoff(0.1, 30.0, random)
-        self._zygote_since = -inf  # or not to be started before
-        self._kill_at = inf
+        self.places = Places(count, random)
+        self.nursery = Nursery(worker.boot_timeout, random)
+        self.reloads = Reloads()
         self.draining = False
+        self._worker = worker
+        self._random = random
+        self._new_id = new_id
+        self._drain_at = inf
         self._killing = False
+        self._boot_deaths = 0
+        self._proven = False
+        self._halted = 0  # the generation that is not rolled out any further
+        self._roll_backoff = Backoff(0.1, 30.0, random)
+        self._roll_failures = 0
+        self._roll_at = -inf
         self._actions: list[Action] = []
 
     # What happens
 
-    def manifest_loaded(self, manifest: str, now: float) -> None:
-        """Take a zygote into service that has loaded the scripts."""
-        self.zygote = Zygote.READY
-        self.manifest = manifest
-        self._zygote_since = now
+    def loaded(self, number: int, manifest: str, refusal: str, now: float) -> None:
+        """Note that a zygote has loaded the scripts, and what speaks against them."""
+        failure = self.nursery.loaded(number, manifest, refusal, now)
+        if failure and self.reloads.active:
+            self.reloads.end(failure)
 
-    def zygote_exited(self, reason: str, now: float) -> None:
-        """Note that the zygote is gone; a SPAWN that it did not answer came to nothing.
+    def zygote_exited(self, number: int, reason: str, now: float) -> None:
+        """Note that a zygote is gone; what it did not answer came to nothing."""
+        if number == self.nursery.current:
+            for place in self.places:
+                if place.worker and not place.pid:
+                    place.vacate()
+        if self.nursery.exited(number, reason, now):
+            self.reloads.end(reason)
 
-        One that never got as far as a manifest is `fatal` if it was the first.
-        """
-        if not self.manifest:
-            self.fatal = reason
-        served = self.zygote is Zygote.READY and now - self._zygote_since >= YOUNG
-        if served:
-            self._zygote_backoff.reset()
-        self._zygote_since = now if served else now + self._zygote_backoff.next()
-        self.zygote = Zygote.NONE
-        for place in self.places:
-            if place.worker and not place.pid:
-                place.worker = b""
-
-    def spawned(self, worker: bytes, pid: int, now: float) -> bool:
-        """Note a worker's process; False if nobody asked for it."""
+    def spawned(self, worker: bytes, pid: int, now: float) -> Place | None:
+        """Note a worker's process; None if nobody asked for it."""
         for place in self.places:
             if place.worker == worker and not place.pid:
                 place.pid, place.since = pid, now
                 if self.draining:
                     self._actions.append(Signal(pid, hard=self._killing))
-                return True
-        return False
+                return place
+        return None
 
-    def exited(self, pid: int, served: int, now: float) -> None:
-        """Note that a worker's process is gone, and how much it had served."""
-        place = self.place(pid)
+    def observe(self, slots: Sequence[Snapshot], now: float) -> None:
+        """Take in what the slots say."""
+        for place, slot in zip(self.places, slots, strict=True):
+            if not place.pid or slot.pid != place.pid:
+                continue
+            place.ready = slot.ready
+            if slot.state is not State.BOOT:
+                place.booted = self._proven = True
+            if slot.state is State.RUN and place.retiring:
+                place.kill_at = max(place.kill_at, slot.deadline + SLACK)
+            place.worn = place.worn or place.limits.reason(slot, now - place.since)
+
+    def exited(
+        self, pid: int, last: Snapshot, now: float, *, reason: str, murdered: bool
+    ) -> None:
+        """Note that a worker's process is gone.
+
+        Args:
+            pid: The process.
+            last: What its slot says.
+            now: The time.
+            reason: How it ended.
+            murdered: Somebody else has killed it.
+        """
+        place = self.places.of(pid)
         if place is None:
             return
-        if served or now - place.since >= YOUNG:
+        if last.state is not State.BOOT:
+            self._proven = True
+        elif not murdered and not self.draining:
+            self._boot_failed(f"(the last one {reason})")
+        for other in self.places:
+            if other.replaces == place.index:
+                other.replaces = -1
+        if place.replaces >= 0:
+            self._replacement_died(reason, now)
+            place.vacate()
+        elif last.served or place.retiring or now - place.since >= YOUNG:
             place.backoff.reset()
-            place.not_before = now
+            place.vacate()
         else:
-            place.not_before = now + place.backoff.next()
-        place.worker, place.pid = b"", 0
+            place.vacate(now + place.backoff.next())
+
+    def reload(self, id_: bytes) -> None:
+        """Load the scripts anew, and replace the workers if they are good."""
+        self.reloads.ask(id_)
+        if self.draining:
+            self.reloads.abandon("it is draining")
 
     def drain(self, now: float) -> None:
         """Let the workers finish and start no more; the second time: end them."""
         if self.draining:
-            self._kill_at = now
+            self._drain_at = now
             return
         self.draining = True
-        self._kill_at = now + self._drain_timeout
-        self._signal_all(hard=False)
+        self._drain_at = now + self._worker.drain_timeout
+        self.reloads.abandon("it is draining")
+        self.nursery.close()
+        self._actions.extend(
+            Signal(p.pid, hard=False) for p in self.places if p.pid and not p.retiring
+        )
 
     def tick(self, now: float) -> list[Action]:
         """Return what is to be done now."""
-        if now >= self._kill_at:
-            self._killing = True
-            self._kill_at = inf
-            self._signal_all(hard=True)
-        if now >= self._zygote_due():
-            self._tend_zygote(now)
-        self._fill(now)
+        self._kill(now)
+        pending = self.places.pending()
+        if pending is not None and now >= pending.since + SPAWN_TIMEOUT:
+            reason = f"it did not fork within {SPAWN_TIMEOUT:g} s"
+            if self.nursery.is_stuck(f"the zygote was killed: {reason}"):
+                self._boot_failed(f"({reason})")
+        if self.reloads.wanted and self.nursery.manifest:
+            self.reloads.begin()
+            self.nursery.begin(now)
+        if pending is None and self.nursery.promote():
+            self._begin_to_roll()
+        self._actions.extend(self.nursery.tick(now))
+        if not self.draining:
+            self._roll(now)
+            self._fill(now)
         actions, self._actions = self._actions, []
         return actions
 
     # What there is
 
-    def place(self, pid: int) -> Place | None:
-        """Return the place of the worker with this process."""
-        return next((p for p in self.places if p.pid and p.pid == pid), None)
+    @property
+    def fatal(self) -> str:
+        """Say why there is no use in going on, nothing if there is."""
+        return self.nursery.fatal
 
     def workers(self) -> list[bytes]:
         """Return the workers that live, or are just coming alive."""
@@ -198,7 +211,7 @@ class Policy:
 
     def manifests(self) -> set[str]:
         """Return the manifests in use."""
-        return {p.manifest for p in self.places if p.worker} | {self.manifest}
+        return {p.manifest for p in self.places if p.worker} | {self.nursery.manifest}
 
     @property
     def drained(self) -> bool:
@@ -207,58 +220,111 @@ class Policy:
 
     def wake_at(self) -> float:
         """Return when `tick` has work next, if nothing happens before."""
-        due = [self._kill_at, self._zygote_due()]
+        due = [self._drain_at, self.nursery.wake_at()]
+        due.extend(p.kill_at for p in self.places if p.pid)
+        pending = self.places.pending()
+        if pending is not None and self.nursery.forks:
+            due.append(pending.since + SPAWN_TIMEOUT)
+        if self.reloads.wanted and self.nursery.manifest:
+            due.append(-inf)
+        if self.nursery.can_promote and pending is None:
+            due.append(-inf)
         if self._may_spawn():
-            due.extend(p.not_before for p in self.places if not p.worker)
+            if self.places.missing() > 0:
+                due.append(-inf)
+            due.extend(p.not_before for p in self.places if p.not_before)
+            if self._next_old() is not None:
+                due.append(self._roll_at)
         return min(due)
 
-    def check_invariants(self) -> None:
-        """Raise AssertionError unless the state is sound."""
-        pids = [p.pid for p in self.places if p.pid]
-        assert len(pids) == len(set(pids))
-        assert all(p.worker for p in self.places if p.pid)
-        pending = [p for p in self.places if p.worker and not p.pid]
-        assert len(pending) <= 1
-        assert not pending or self.zygote in (Zygote.READY, Zygote.KILLED)
-
-    def _pending(self) -> Place | None:
-        return next((p for p in self.places if p.worker and not p.pid), None)
-
-    def _zygote_due(self) -> float:
-        if self.zygote is Zygote.NONE:
-            return inf if self.draining or self.fatal else self._zygote_since
-        if self.zygote is Zygote.BOOTING:
-            return self._zygote_since + self._boot_timeout
-        pending = self._pending()
-        if self.zygote is Zygote.READY and pending is not None:
-            return pending.since + SPAWN_TIMEOUT
-        return inf
-
-    def _tend_zygote(self, now: float) -> None:
-        if self.zygote is Zygote.NONE:
-            self.zygote, self._zygote_since = Zygote.BOOTING, now
-            self._actions.append(StartZygote())
-            return
-        if self.zygote is Zygote.BOOTING:
-            reason = f"the scripts did not load within {self._boot_timeout:g} s"
-        else:
-            reason = f"the zygote did not fork within {SPAWN_TIMEOUT:g} s"
-        self.zygote = Zygote.KILLED
-        self._actions.append(KillZygote(reason))
-
     def _may_spawn(self) -> bool:
-        ready = self.zygote is Zygote.READY and not self.draining
-        return ready and self._pending() is None
+        ready = self.nursery.forks and not self.draining
+        return bool(ready) and self.places.pending() is None
+
+    def _kill(self, now: float) -> None:
+        """Kill who was told to finish and has not."""
+        if now >= self._drain_at:
+            self._killing = True
+            self._drain_at = inf
+            late = [p for p in self.places if p.pid]
+        else:
+            late = [p for p in self.places if now >= p.kill_at]
+        for place in late:
+            place.kill_at = inf
+            self._actions.append(Signal(place.pid, hard=True))
+
+    def _boot_failed(self, reason: str) -> None:
+        self._boot_deaths += 1
+        if self._boot_deaths >= BOOT_DEATHS and not self._proven:
+            self.nursery.fatal = f"no worker comes up {reason}"
 
     def _fill(self, now: float) -> None:
+        """Spawn one worker if one is missing, or else if one is to be replaced."""
         if not self._may_spawn():
             return
         for place in self.places:
-            if not place.worker and now >= place.not_before:
-                place.worker, place.since = self._new_id(), now
-                place.manifest = self.manifest
-                self._actions.append(Spawn(place.index, place.worker))
-                return
+            if now >= place.not_before:
+                place.not_before = 0.0
+        if self.places.missing() > 0:
+            self._spawn(-1, now)
+        elif now >= self._roll_at and (old := self._next_old()) is not None:
+            self._spawn(old.index, now)
 
-    def _signal_all(self, *, hard: bool) -> None:
-        self._actions.extend(Signal(p.pid, hard) for p in self.places if p.pid)
+    def _spawn(self, replaces: int, now: float) -> None:
+        place = self.places.free()
+        assert place is not None
+        place.worker, place.since = self._new_id(), now
+        place.manifest = self.nursery.manifest
+        place.generation = self.nursery.generation
+        place.limits = Limits.draw(self._worker, self._random)
+        place.replaces = replaces
+        self._actions.append(Spawn(place.index, place.worker))
+
+    # Replacing workers
+
+    def _next_old(self) -> Place | None:
+        """Return the worker to be replaced next, None if none is, or not yet."""
+        places = self.places
+        if places.under_way() >= places.share or places.free() is None:
+            return None
+        replaced = {place.replaces for place in self.places}
+        due = [p for p in self.places if self._is_due(p) and p.index not in replaced]
+        return min(due, key=lambda place: place.since, default=None)
+
+    def _is_due(self, place: Place) -> bool:
+        if not place.pid or place.retiring or place.replaces >= 0:
+            return False
+        return place.worn != "" or self._is_old(place)
+
+    def _is_old(self, place: Place) -> bool:
+        generation = self.nursery.generation
+        return generation not in (place.generation, self._halted)
+
+    def _begin_to_roll(self) -> None:
+        self.reloads.roll()
+        self._roll_failures, self._roll_at = 0, -inf
+        self._roll_backoff.reset()
+
+    def _roll(self, now: float) -> None:
+        """Let those finish whose replacements are ready."""
+        for place in self.places:
+            if place.replaces >= 0 and place.ready:
+                old, place.replaces = self.places[place.replaces], -1
+                old.retiring = True
+                old.kill_at = now + self._worker.drain_timeout
+                reason = old.worn or "its scripts are old"
+                self._actions.append(Retire(old.pid, reason))
+                self._roll_failures = 0
+                self._roll_backoff.reset()
+        if self.reloads.rolling and not any(
+            place.worker and (self._is_old(place) or place.replaces >= 0)
+            for place in self.places
+        ):
+            self.reloads.end()
+
+    def _replacement_died(self, reason: str, now: float) -> None:
+        self._roll_at = now + self._roll_backoff.next()
+        self._roll_failures += 1
+        if self._roll_failures >= BOOT_DEATHS and self.reloads.rolling:
+            self._halted = self.nursery.generation
+            self.reloads.end(f"new workers do not come up: the last one {reason}")

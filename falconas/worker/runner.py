@@ -14,30 +14,31 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import psycopg
-
-from falconas.codec import decode_params, encode_params, encode_result
+from falconas.codec import encode_params, encode_result
 from falconas.database.facade import Database, Lease
 from falconas.database.session import ConnectFailed, Session, SessionLost
 from falconas.errors import (
-    CLASSES,
+    Cancelled,
     Code,
     DeadlineExceeded,
     FalconError,
     Internal,
     NotFound,
-    ScriptError,
     Started,
     Unavailable,
 )
 from falconas.protocol import Kind, Request
+from falconas.worker.attempt import Attempt
 from falconas.worker.context import Context
+from falconas.worker.forks import Forks
+from falconas.worker.interrupt import Cause, Interrupted, Interrupts
 from falconas.worker.scripts import Library, Script, load
-from falconas.worker.slot import State
-from falconas.worker.verdict import describe, pack_error
+from falconas.worker.slot import Spoiled, State
+from falconas.worker.verdict import pack_error
 
 log = logging.getLogger(__name__)
 
@@ -62,11 +63,24 @@ class SlotLike(Protocol):
     def enter(self, state: State, id: bytes = b"", deadline: float = 0.0) -> None:  # noqa: A002
         """Note the state and the request that it is about."""
 
+    def is_cancelled(self) -> bool:
+        """Tell whether the request that was started last is to be cancelled."""
+
+    def spoil(self, reason: Spoiled) -> None:
+        """Note why this worker should be replaced."""
+
 
 class NoSlot:
     """For a runner that nobody watches."""
 
     def enter(self, state: State, id: bytes = b"", deadline: float = 0.0) -> None:  # noqa: A002
+        """Note nothing."""
+
+    def is_cancelled(self) -> bool:
+        """Nobody cancels."""
+        return False
+
+    def spoil(self, reason: Spoiled) -> None:
         """Note nothing."""
 
 
@@ -103,6 +117,8 @@ class Runner:
         result_bytes: The largest result.
         escape: Exceptions of a script that are not turned into an outcome; for
             programs that want their Ctrl-C.
+        interrupts: What stops a script; without, it runs as long as it likes.
+        forks: Knows whether this process is a copy that a script made.
     """
 
     def __init__(
@@ -114,6 +130,8 @@ class Runner:
         node: str = "main",
         result_bytes: int = RESULT_BYTES,
         escape: tuple[type[BaseException], ...] = (),
+        interrupts: Interrupts | None = None,
+        forks: Forks | None = None,
     ) -> None:
         self.library = library
         self.session = session
@@ -121,6 +139,8 @@ class Runner:
         self._slot = slot
         self.result_bytes = result_bytes
         self._escape = escape
+        self._interrupts = interrupts or Interrupts()
+        self._forks = forks
 
     def run(self, request: Request, body: bytes, deadline: float) -> Outcome:
         """Serve `request`; `deadline` is on the clock of `time.monotonic`."""
@@ -178,76 +198,76 @@ class Runner:
             deadline = min(deadline, time.monotonic() + script.budget)
         # From here on the script's own code runs: its parameters may be classes of it.
         self._slot.enter(State.RUN, id_, deadline)
-        arguments = script.bind(decode_params(body))
-        if not self.session.sound:
-            raise SessionLost("the worker has no database connection")
-        if script.access == "write":
-            self.session.begin_write()
-        else:
-            self.session.begin_read(snapshot=script.snapshot)
-        packed = self._call(script, request, arguments, deadline)
+        if self._slot.is_cancelled():
+            raise Cancelled("cancelled before the start", retry_safe=True)
+        lease = Lease(self.session)
+        context = self._context(script, request, lease, deadline)
+        attempt = Attempt(self.session, script, context, body)
+        packed = self._call(attempt, lease, request)
         self.session.verify()
         if script.access == "write" and self.session.touched:
             self._slot.enter(State.COMMIT, id_, deadline)
-            self._commit(script, deadline)
+            self._commit(attempt)
         else:
-            _check_deadline(script, deadline)
+            self._check_end(attempt)
         return packed
 
-    def _commit(self, script: Script, deadline: float) -> None:
+    def _commit(self, attempt: Attempt) -> None:
         committed = False
         try:
             with _uninterrupted():
-                _check_deadline(script, deadline)
+                self._check_end(attempt)
                 self.session.commit()
                 committed = True
         except BaseException:
             if not committed:  # else a signal that waited, and comes too late
                 raise
 
-    def _call(
-        self,
-        script: Script,
-        request: Request,
-        arguments: dict[str, Any],
-        deadline: float,
-    ) -> bytes:
-        """Run the script and pack its result: all of its code runs in here.
+    def _check_end(self, attempt: Attempt) -> None:
+        """Raise if the time ran out, or a cancel came, while nothing interrupted."""
+        if time.monotonic() >= attempt.context.deadline:
+            raise attempt.stopped(Cause.DEADLINE)
+        if self._slot.is_cancelled():
+            raise attempt.stopped(Cause.CANCEL)
 
-        This is the one place that may be interrupted from outside.
-        """
-        lease = Lease(self.session)
-        context = self._context(script, request, lease, deadline)
+    def _call(self, attempt: Attempt, lease: Lease, request: Request) -> bytes:
+        """Run the script and pack its result: all of its code runs in here."""
+        interrupts = self._interrupts
+        stop = partial(lease.end, "the request was interrupted")
         try:
-            result = script.run(context, **arguments)
-            ext = "ext" in _sequence(request.extras.get("accept"))
-            return encode_result(result, ext=ext, limit=self.result_bytes)
-        except self._escape:
-            raise
-        except BaseException as error:
-            verdict = self._judge(script, context, error, deadline)
-            if error.__traceback__ is not None:
-                traceback.clear_frames(error.__traceback__)  # ends open streams
+            result = interrupts.run(attempt.run, attempt.context.deadline, stop)
+            self._leave_if_child(None)
+            if interrupts.fired is None:
+                ext = "ext" in _sequence(request.extras.get("accept"))
+                return encode_result(result, ext=ext, limit=self.result_bytes)
+            error = None
+        except BaseException as raised:
+            self._leave_if_child(raised)
+            error = raised
         finally:
             lease.end()
+        if isinstance(error, self._escape) and not isinstance(error, Interrupted):
+            raise error
+        if interrupts.fired is not None:
+            self.session.interrupted()  # before anything slow
+        verdict = self._judge(attempt, error)
+        if error is not None and error.__traceback__ is not None:
+            traceback.clear_frames(error.__traceback__)  # ends open streams
+        del error  # which refers to this frame
         raise verdict
 
-    def _judge(
-        self, script: Script, context: Context, error: BaseException, deadline: float
-    ) -> FalconError:
-        late = time.monotonic() >= deadline
-        if isinstance(error, psycopg.Error):
-            verdict = self.session.classify(error, late=late)
-            context.log.warning("%s", verdict.message, exc_info=error)
-        elif isinstance(error, FalconError) and error.code in CLASSES:
-            verdict = error
-            if verdict.started is Started.NO:
-                verdict.started = Started.YES
-            context.log.info("%s: %s", verdict.code.name, verdict.message)
-        else:
-            verdict = ScriptError(describe(error), started=Started.YES)
-            context.log.error("script %s raised", script.name, exc_info=error)
-        return verdict
+    def _judge(self, attempt: Attempt, error: BaseException | None) -> BaseException:
+        if isinstance(error, MemoryError):
+            self._slot.spoil(Spoiled.MEMORY_ERROR)
+        if error is None or self._interrupts.fired is not None:
+            assert self._interrupts.fired is not None
+            return attempt.stopped(self._interrupts.fired, error)
+        return attempt.failed(error)
+
+    def _leave_if_child(self, error: BaseException | None) -> None:
+        """End a copy of this process that the script made and that came out of it."""
+        if self._forks is not None:
+            self._forks.leave_if_child(error)
 
     def _context(
         self, script: Script, request: Request, lease: Lease, deadline: float
@@ -294,6 +314,7 @@ def run_script(
         session = Session.connect(dsn, application_name=f"falconas/run/{os.getpid()}")
     except ConnectFailed as error:
         return _failed(Unavailable(f"no database: {error}", retry_safe=True), {})
+    interrupts = Interrupts()
     runner = Runner(
         library,
         session,
@@ -301,21 +322,15 @@ def run_script(
         node=node,
         result_bytes=result_bytes,
         escape=(KeyboardInterrupt,),
+        interrupts=interrupts,
     )
     request = Request(os.urandom(16), name, budget, {"accept": ["ext"]})
     try:
+        interrupts.install()
         return runner.run(request, body, deadline)
     finally:
+        interrupts.uninstall()
         session.close()
-
-
-def _check_deadline(script: Script, deadline: float) -> None:
-    if time.monotonic() >= deadline:
-        raise DeadlineExceeded(
-            "the budget ran out before the end; rolled back",
-            started=Started.YES,
-            retry_safe=script.idempotent,
-        )
 
 
 def _failed(error: FalconError, extras: dict[str, Any]) -> Outcome:

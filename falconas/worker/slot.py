@@ -9,6 +9,10 @@ The id of the last request that was started stays until the next one starts, als
 the states RESET and IDLE: a reply that was handed to ZeroMQ may die with the process.
 It is written before the state, so that a worker killed between two cells never shows
 state RUN with another request's id.
+
+The supervisor writes two cells only: the id of a request to cancel. The first of them
+is an epoch and the second a count from 1, which goes to 0 meanwhile: so a half written
+id names no request.
 """
 
 from __future__ import annotations
@@ -16,59 +20,38 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from enum import IntEnum
-from typing import NamedTuple
 
-CELLS = 16  # two cache lines; those not named below are free
+from falconas.worker.snapshot import Snapshot, Spoiled, State
+
+__all__ = [
+    "CELLS",
+    "ID_BYTES",
+    "SLOT_BYTES",
+    "Slot",
+    "SlotTable",
+    "Snapshot",
+    "Spoiled",
+    "State",
+]
+
+CELLS = 16  # two cache lines; the one not named below is free
 SLOT_BYTES = 8 * CELLS
 ID_BYTES = 16
 READS = 64
 
 _SEQUENCE, _STATE, _ID_HIGH, _ID_LOW, _DEADLINE, _SERVED, _ERRORS, _PID = range(8)
-
-
-class State(IntEnum):
-    """What a worker is doing."""
-
-    BOOT = 0
-    IDLE = 1
-    RUN = 2
-    COMMIT = 3
-    REPLY = 4
-    RESET = 5
-
-
-class Snapshot(NamedTuple):
-    """A slot at one moment.
-
-    Attributes:
-        state: What the worker does, or did when it died.
-        id: The request that it started last, empty if none yet.
-        deadline: That request's, on this machine's monotonic clock.
-        served: Requests that it answered.
-        errors: How many of them with an error.
-        pid: Its process, 0 if none has come up yet.
-        torn: The worker died, or still was, in the middle of writing.
-    """
-
-    state: State
-    id: bytes
-    deadline: float
-    served: int
-    errors: int
-    pid: int
-    torn: bool
+_READY, _MEMORY, _THREADS, _FDS, _SPOILED, _CANCEL_HIGH, _CANCEL_LOW = range(8, 15)
 
 
 class Slot:
-    """One worker's cells; only one process may write them."""
+    """One worker's cells; only the worker may write them, but for `cancel`."""
 
     def __init__(self, cells: memoryview) -> None:
         self._cells = cells
 
     def clear(self, pid: int = 0) -> None:
         """Begin a new life in state BOOT; nothing was started yet."""
-        self._write(dict.fromkeys(range(_STATE, _PID), 0) | {_PID: pid})
+        self._write(dict.fromkeys(range(_STATE, _CANCEL_HIGH), 0) | {_PID: pid})
 
     def enter(self, state: State, id: bytes = b"", deadline: float = 0.0) -> None:  # noqa: A002
         """Note the state; with an id, also the request that it is about."""
@@ -85,6 +68,33 @@ class Slot:
         """Count an answered request."""
         cells = self._cells
         self._write({_SERVED: cells[_SERVED] + 1, _ERRORS: cells[_ERRORS] + int(error)})
+
+    def set_ready(self, *, ready: bool) -> None:
+        """Note whether the broker may give this worker work."""
+        if self._cells[_READY] != ready:
+            self._write({_READY: ready})
+
+    def wear(self, memory: int, threads: int, fds: int) -> None:
+        """Note what scripts have left behind: bytes, threads, file descriptors."""
+        self._write({_MEMORY: memory, _THREADS: threads, _FDS: fds})
+
+    def spoil(self, reason: Spoiled) -> None:
+        """Note why this worker should be replaced."""
+        self._write({_SPOILED: reason})
+
+    def cancel(self, id: bytes) -> None:  # noqa: A002
+        """Ask to cancel a request; for the supervisor."""
+        cells = self._cells
+        high, low = struct.unpack(">QQ", id)
+        cells[_CANCEL_LOW] = 0
+        cells[_CANCEL_HIGH], cells[_CANCEL_LOW] = high, low
+
+    def is_cancelled(self) -> bool:
+        """Tell whether the request that was started last is to be cancelled."""
+        cells = self._cells
+        low = cells[_CANCEL_LOW]
+        same = low == cells[_ID_LOW] and cells[_CANCEL_HIGH] == cells[_ID_HIGH]
+        return same and low != 0
 
     def read(self) -> Snapshot:
         """Return what the slot says, consistent unless it says `torn`."""
@@ -116,6 +126,12 @@ class Slot:
             cells[_ERRORS],
             cells[_PID],
             torn,
+            cells[_SEQUENCE],
+            bool(cells[_READY]),
+            cells[_MEMORY],
+            cells[_THREADS],
+            cells[_FDS],
+            Spoiled(cells[_SPOILED]),
         )
 
 

@@ -1,7 +1,8 @@
 """One host's supervisor: keeps a zygote and the workers alive, and tells the broker.
 
-What to do is decided in `policy`; here it is done. The loop waits for signals (also
-SIGCHLD), the zygote's channel and the broker at once, and never blocks elsewhere.
+What to do is decided in `policy` and `watchdog`; here it is done. The loop waits for
+signals (also SIGCHLD), the zygotes' channels and the broker at once, and never blocks
+elsewhere.
 """
 
 from __future__ import annotations
@@ -12,24 +13,32 @@ import os
 import random
 import signal
 import socket
-import subprocess
-import sys
 import uuid
-from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from falconas.worker import zygote as messages
+from falconas.messages import Cancel, Drain, Reload
+from falconas.systemd import Notifier
+from falconas.worker import capture
+from falconas.worker.children import ZygoteChild, find_dead
 from falconas.worker.control import Control
-from falconas.worker.policy import KillZygote, Policy, Signal, Spawn, StartZygote
-from falconas.worker.slot import SlotTable
-from falconas.worker.zygote import Boot, Channel, Failed, Manifest, Spawned
+from falconas.worker.death import OutOfMemory, describe, explain
+from falconas.worker.guard import Guard, kill_group, send
+from falconas.worker.herald import Herald
+from falconas.worker.nursery import AdoptZygote, KillZygote, StartZygote
+from falconas.worker.policy import Policy, Retire, Signal, Spawn
+from falconas.worker.reload import changes, refusal
+from falconas.worker.slot import ID_BYTES, SlotTable
+from falconas.worker.zygote import Boot, Manifest, Spawned
 
 if TYPE_CHECKING:
     from types import FrameType
 
     from falconas.config import Settings
-    from falconas.worker.policy import Action, Place
+    from falconas.worker.control import Order
+    from falconas.worker.places import Place
+    from falconas.worker.policy import Action
+    from falconas.worker.zygote import Message
 
 PR_SET_CHILD_SUBREAPER = 36
 STOPS = (signal.SIGTERM, signal.SIGINT)
@@ -64,13 +73,7 @@ class Supervisor:
         count = worker.count or os.cpu_count() or 1
         self._settings = settings
         self._uuid = uuid.uuid4().bytes
-        self._policy = Policy(
-            count,
-            worker.boot_timeout,
-            worker.drain_timeout,
-            random.random,
-            lambda: uuid.uuid4().bytes,
-        )
+        self._policy = Policy(worker, count, random.random, lambda: uuid.uuid4().bytes)
         facts = {
             "pid": os.getpid(),
             "group": worker.group,
@@ -79,11 +82,14 @@ class Supervisor:
         }
         host = socket.gethostname()
         self._control = Control(worker.control, self._uuid, host, facts)
-        self._slots = SlotTable.create(count)
-        self._zygote: subprocess.Popen[bytes] | None = None
-        self._channel: Channel | None = None
-        self._failure = ""
-        self._manifest = bytearray()
+        places = len(self._policy.places)
+        self._slots = SlotTable.create(places)
+        self._outputs = capture.make(places)
+        self._guard = Guard(self._slots, places, worker.boot_timeout)
+        self._memory = OutOfMemory()
+        self._zygotes: dict[int, ZygoteChild] = {}  # by number
+        self._adopted: ZygoteChild | None = None
+        self._herald = Herald(self._control, Notifier())
         self._signals: list[int] = []
         self._code = DONE
 
@@ -92,10 +98,11 @@ class Supervisor:
         wakeup, waker = socket.socketpair()
         for end in (wakeup, waker):
             end.setblocking(False)
-        before = [(s, signal.signal(s, self._note)) for s in (*STOPS, signal.SIGCHLD)]
+        heard = (*STOPS, signal.SIGHUP, signal.SIGCHLD)
+        before = [(signum, signal.signal(signum, self._note)) for signum in heard]
         signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
         self._control.dealer.watch(wakeup.fileno())
-        log.info("starting", extra={"workers": len(self._policy.places)})
+        log.info("starting", extra={"workers": self._policy.places.count})
         try:
             while not self._policy.drained and not self._policy.fatal:
                 self._turn(wakeup)
@@ -113,7 +120,8 @@ class Supervisor:
         return self._code
 
     def _turn(self, wakeup: socket.socket) -> None:
-        due = min(self._policy.wake_at(), self._control.wake_at())
+        parts = (self._policy, self._control, self._guard, self._herald)
+        due = min(part.wake_at() for part in parts)
         ready = self._control.dealer.wait(due - monotonic())
         if wakeup.fileno() in ready:
             wakeup.recv(4096)
@@ -123,9 +131,17 @@ class Supervisor:
             self._hear(now)  # what a process said before it died is all there by now
             self._reap(dead, now)
         self._hear(now)
+        slots = self._guard.scan(now)
+        if slots is not None:
+            self._policy.observe(slots, now)
+            self._trim()
         for action in self._policy.tick(now):
             self._perform(action)
-        self._control.tend(self._policy.workers(), now)
+        self._herald.tell(self._policy, now)
+        for order in self._control.tend(self._policy.workers(), now):
+            self._obey(order, now)
+
+    # Orders
 
     def _note(self, signum: int, _frame: FrameType | None) -> None:
         self._signals.append(signum)
@@ -137,106 +153,134 @@ class Supervisor:
                 log.info("stopping: %s", signal.Signals(signum).name)
                 self._code = INTERRUPTED if signum == signal.SIGINT else self._code
                 self._policy.drain(now)
+            elif signum == signal.SIGHUP:
+                self._policy.reload(uuid.uuid4().bytes)
+
+    def _obey(self, order: Order, now: float) -> None:
+        if not isinstance(order.id, bytes):
+            return
+        if isinstance(order, Reload):
+            self._policy.reload(order.id)
+        elif isinstance(order, Drain) and not self._policy.draining:
+            log.info("stopping: the broker says so")
+            self._policy.drain(now)
+        elif isinstance(order, Cancel) and len(order.id) == ID_BYTES:
+            worker = order.extras.get("worker")
+            for place in self._policy.places:
+                if place.pid and place.worker == worker:
+                    self._guard.cancel(place.index, order.id, now)
 
     # Children
 
     def _reap(self, pid: int, now: float) -> None:
-        place = self._policy.place(pid)
+        place = self._policy.places.of(pid)
         if place is not None:
             kill_group(pid)  # before its id can be somebody else's
         _, status = os.waitpid(pid, 0)
-        reason = describe(os.waitstatus_to_exitcode(status))
-        if self._zygote is not None and pid == self._zygote.pid:
-            self._zygote.returncode = os.waitstatus_to_exitcode(status)
-            self._bury_zygote(reason, now)
-        elif place is not None:
-            self._bury_worker(place, reason, now)
+        code = os.waitstatus_to_exitcode(status)
+        for zygote in self._zygotes.values():
+            if zygote.pid == pid:
+                self._bury_zygote(zygote, code, now)
+                return
+        if place is not None:
+            self._bury_worker(place, code, now)
         # Others are orphans of scripts, which only a parent can put to rest.
 
-    def _bury_worker(self, place: Place, reason: str, now: float) -> None:
-        last = self._slots.slot(place.index).read()
-        if last.torn:
-            reason += " while it wrote its slot"
-        self._control.lost(place.worker, last.id, last.state.name, reason)
-        facts = {"pid": place.pid, "index": place.index, "served": last.served}
-        clean = self._policy.draining and reason == describe(0)
+    def _bury_worker(self, place: Place, code: int, now: float) -> None:
+        last, kill, blame = self._guard.end(place.index, now)
+        reason, extras = explain(code, last, kill, blame, self._memory)
+        self._control.lost(place.worker, last.id, last.state.name, reason, extras)
+        facts: dict[str, object] = {"pid": place.pid, "index": place.index}
+        clean = code == 0 and (self._policy.draining or place.retiring)
         level = logging.INFO if clean else logging.WARNING
         log.log(level, "worker %s in state %s", reason, last.state.name, extra=facts)
-        self._policy.exited(place.pid, last.served, now)
+        origin = facts | {"request": last.id.hex()}
+        for line in capture.rest(self._outputs[place.index]).splitlines():
+            log.warning("%s", line, extra=origin)
+        murdered = code == -signal.SIGKILL and kill is None
+        self._policy.exited(place.pid, last, now, reason=reason, murdered=murdered)
         self._control.retain(self._policy.manifests())
 
-    # The zygote
+    def _bury_zygote(self, zygote: ZygoteChild, code: int, now: float) -> None:
+        self._control.dealer.unwatch(zygote.fileno())
+        for message in zygote.reaped(code):
+            self._take(zygote, message, now)
+        del self._zygotes[zygote.number]
+        why = zygote.failure or f"the zygote {describe(code)}"
+        needed = zygote.number == self._policy.nursery.current
+        self._policy.zygote_exited(zygote.number, why, now)
+        if needed and not self._policy.fatal and not self._policy.draining:
+            log.warning("the zygote is replaced: %s", why)
+
+    def _trim(self) -> None:
+        for index, fd in enumerate(self._outputs):
+            if lost := capture.trim(fd):
+                facts = {"index": index, "bytes": lost}
+                log.warning("output of a running request was cut off", extra=facts)
+
+    # Zygotes
 
     def _hear(self, now: float) -> None:
-        while self._channel is not None:
-            try:
-                message = self._channel.receive()
-            except BlockingIOError:
-                return
-            if message is None:  # the zygote ended; it is about to be reaped
-                self._control.dealer.unwatch(self._channel.fileno())
-                return
-            self._take(message, now)
+        for zygote in list(self._zygotes.values()):
+            messages, more = zygote.hear()
+            if not more:  # it is about to be reaped
+                self._control.dealer.unwatch(zygote.fileno())
+            for message in messages:
+                self._take(zygote, message, now)
 
-    def _take(self, message: messages.Message, now: float) -> None:
+    def _take(self, zygote: ZygoteChild, message: Message, now: float) -> None:
         if isinstance(message, Manifest):
-            self._manifest += message.part
-            if not message.more:
-                log.info("scripts loaded", extra={"manifest": message.hash})
-                self._policy.manifest_loaded(message.hash, now)
-                self._control.offer(message.hash, bytes(self._manifest))
-        elif isinstance(message, Failed):
-            self._failure = message.reason
+            log.info("scripts loaded", extra={"manifest": zygote.hash})
+            before = self._adopted.manifest if self._adopted is not None else None
+            strict = self._settings.worker.strict
+            objection = refusal(before, zygote.manifest, strict=strict)
+            self._policy.loaded(zygote.number, zygote.hash, objection, now)
         elif isinstance(message, Spawned):
-            self._policy.spawned(message.worker, message.pid, now)
+            place = self._policy.spawned(message.worker, message.pid, now)
+            if place is not None:
+                self._guard.begin(place.index, message.pid, now)
 
-    def _start_zygote(self) -> None:
-        self._channel, theirs = Channel.pair()
-        fds = (theirs.fileno(), self._slots.fd)
-        with theirs:
-            self._zygote = subprocess.Popen(
-                [sys.executable, "-P", "-m", messages.__name__, *map(str, fds)],
-                stdin=subprocess.DEVNULL,
-                pass_fds=fds,
-                process_group=0,
-            )
-        self._manifest.clear()
-        self._failure = ""
-        count = len(self._policy.places)
-        self._channel.send(Boot(self._settings, self._uuid, os.getpid(), count))
-        self._control.dealer.watch(self._channel.fileno())
+    def _start_zygote(self, number: int) -> None:
+        boot = Boot(
+            self._settings,
+            self._uuid,
+            os.getpid(),
+            len(self._policy.places),
+            self._outputs,
+        )
+        zygote = self._zygotes[number] = ZygoteChild(number, boot, self._slots.fd)
+        self._control.dealer.watch(zygote.fileno())
 
-    def _bury_zygote(self, reason: str, now: float) -> None:
-        assert self._channel is not None
-        self._control.dealer.unwatch(self._channel.fileno())
-        for message in self._channel.finish():
-            self._take(message, now)
-        self._zygote = self._channel = None
-        why = self._failure or f"the zygote {reason}"
-        self._policy.zygote_exited(why, now)
-        if not self._policy.fatal:
-            log.warning("the zygote is replaced: %s", why)
+    def _adopt(self, zygote: ZygoteChild, *, fresh: bool) -> None:
+        before, self._adopted = self._adopted, zygote
+        self._control.offer(zygote.hash, zygote.body, fresh=fresh)
+        if before is not None and (fresh or before.hash != zygote.hash):
+            what = changes(before.manifest, zygote.manifest)
+            log.info("reloaded: manifest %s -> %s, %s", before.hash, zygote.hash, what)
 
     # Deeds
 
     def _perform(self, action: Action) -> None:
         if isinstance(action, StartZygote):
-            self._start_zygote()
+            self._start_zygote(action.number)
+        elif isinstance(action, AdoptZygote):
+            self._adopt(self._zygotes[action.number], fresh=action.fresh)
+        elif isinstance(action, KillZygote) and action.number in self._zygotes:
+            self._zygotes[action.number].kill(action.reason)
         elif isinstance(action, Spawn):
             self._spawn(action)
+        elif isinstance(action, Retire):
+            log.info("worker is replaced: %s", action.reason, extra={"pid": action.pid})
+            send(action.pid, signal.SIGTERM)
+        elif isinstance(action, Signal) and action.hard:
+            self._guard.kill(action.pid, "it was told to finish and has not")
         elif isinstance(action, Signal):
-            if action.hard:
-                kill_group(action.pid)
-            else:
-                os.kill(action.pid, signal.SIGTERM)
-        elif isinstance(action, KillZygote) and self._zygote is not None:
-            self._failure = self._failure or action.reason
-            os.kill(self._zygote.pid, signal.SIGKILL)
+            send(action.pid, signal.SIGTERM)
 
     def _spawn(self, spawn: Spawn) -> None:
-        assert self._channel is not None
         try:
-            self._channel.send(messages.Spawn(spawn.place, spawn.worker))
+            zygote = self._zygotes[self._policy.nursery.forks]
+            zygote.spawn(spawn.place, spawn.worker)
         except OSError as error:
             # Unanswered it is tried again once the zygote has been replaced.
             log.warning("the zygote cannot be reached: %s", error)
@@ -246,32 +290,9 @@ class Supervisor:
         for place in self._policy.places:
             if place.pid:
                 kill_group(place.pid)
-        if self._zygote is not None:
-            self._zygote.kill()
-            self._zygote.wait()
-        if self._channel is not None:
-            self._channel.close()
+        for zygote in self._zygotes.values():
+            zygote.close()
         self._control.close()
         self._slots.close()
-
-
-def find_dead() -> int:
-    """Return a child that has ended and is not reaped yet, 0 if there is none."""
-    try:
-        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return 0
-    return found.si_pid if found else 0
-
-
-def kill_group(pid: int) -> None:
-    """End a worker and what its scripts started."""
-    with suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)
-
-
-def describe(code: int) -> str:
-    """Say how a process ended."""
-    if code < 0:
-        return f"was killed by signal {-code} ({signal.strsignal(-code)})"
-    return f"exited with code {code}"
+        for fd in self._outputs:
+            os.close(fd)

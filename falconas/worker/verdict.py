@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from falconas.codec import encode_value
-from falconas.errors import FalconError, ScriptError, Started
+from falconas.errors import (
+    MESSAGE_LIMIT,
+    Cancelled,
+    DeadlineExceeded,
+    FalconError,
+    ScriptError,
+    Started,
+)
+from falconas.logs import mask
+from falconas.worker.interrupt import Cause
 
 # Far below any limit of a message: a reply that nobody can send would be lost for ever.
 ERROR_BYTES = 64 * 1024
@@ -29,11 +38,32 @@ def pack_error(error: FalconError) -> bytes:
     return encode_value(plain.body())
 
 
+def stopped(
+    cause: Cause, elapsed: float, *, doubtful: bool, idempotent: bool
+) -> FalconError:
+    """Return the verdict on a script that was stopped, or should have been.
+
+    Args:
+        cause: Why.
+        elapsed: How long it had been running.
+        doubtful: It may have ended its transaction itself.
+        idempotent: It may be run again.
+    """
+    late = cause is Cause.DEADLINE
+    cls: type[FalconError] = DeadlineExceeded if late else Cancelled
+    what = f"{'the budget ran out' if late else 'cancelled'} after {elapsed:.1f} s"
+    if doubtful:
+        text = f"{what}; what the script did up to there may be committed"
+        return cls(text, started=Started.UNKNOWN)
+    text = f"{what}; rolled back"
+    return cls(text, started=Started.YES, retry_safe=idempotent)
+
+
 def describe(error: BaseException) -> str:
-    """Return an exception's name and text, if it can be read."""
+    """Return an exception's name and text, if it can be read; passwords masked."""
     name = type(error).__name__
     try:
-        text = str(error)
+        text = mask(str(error)[: 2 * MESSAGE_LIMIT])  # more than anybody will see
     except BaseException:
         return f"{name} (its text cannot be read)"
     return f"{name}: {text}" if text else name

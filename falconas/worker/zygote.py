@@ -15,12 +15,13 @@ import faulthandler
 import gc
 import logging
 import os
+import resource
+import select
 import signal
 import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
-from time import sleep
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -28,7 +29,9 @@ import msgspec
 from falconas import logs
 from falconas.codec import encode_value
 from falconas.config import Settings
+from falconas.worker.capture import Output
 from falconas.worker.slot import SlotTable
+from falconas.worker.stderr import Stderr
 
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -49,6 +52,7 @@ class Boot(msgspec.Struct, tag=True, frozen=True):
     supervisor: bytes
     pid: int
     count: int
+    outputs: list[int]
 
 
 class Spawn(msgspec.Struct, tag=True, frozen=True):
@@ -158,6 +162,8 @@ def main(channel_fd: int, slots_fd: int) -> int:
     boot = channel.receive()
     if not isinstance(boot, Boot) or not bind_life_to(boot.pid):
         return 1
+    for fd in boot.outputs:
+        os.set_inheritable(fd, False)
     logs.setup(boot.settings.log.level, boot.settings.log.format)
     try:
         library = prepare(boot.settings)
@@ -183,7 +189,7 @@ def prepare(settings: Settings) -> Library:
     """
     # These pull in psycopg, which the supervisor does without.
     from falconas.database.conninfo import conninfo
-    from falconas.worker import loop  # noqa: F401
+    from falconas.worker import main as worker_main  # noqa: F401
     from falconas.worker.scripts import load
 
     conninfo(settings.database.dsn)
@@ -214,19 +220,25 @@ def fork_worker(zygote: ZygoteProcess, spawn: Spawn) -> None:
     if between:
         os.waitpid(between, 0)
         return
-    own = os.getpid()
+    own = os.pidfd_open(os.getpid())
     if os.fork():
         os._exit(0)
     become_worker(zygote, spawn, own)
 
 
 def become_worker(zygote: ZygoteProcess, spawn: Spawn, parent: int) -> NoReturn:
-    """Wait for the supervisor to be the parent, make that known, and serve."""
+    """Wait for the supervisor to be the parent, make that known, and serve.
+
+    Args:
+        zygote: What this is forked from.
+        spawn: Who to be.
+        parent: A file descriptor of the process between, which is about to end.
+    """
     code = 1
     try:
         os.setpgid(0, 0)
-        while os.getppid() == parent:
-            sleep(0.0005)
+        select.select([parent], [], [])  # it has no children any more by then
+        os.close(parent)
         if bind_life_to(zygote.boot.pid):
             zygote.slots.slot(spawn.place).clear(os.getpid())
             zygote.channel.send(Spawned(spawn.worker, os.getpid()))
@@ -245,18 +257,35 @@ def become_worker(zygote: ZygoteProcess, spawn: Spawn, parent: int) -> NoReturn:
 
 def serve(zygote: ZygoteProcess, spawn: Spawn) -> int:
     """Be a worker."""
-    from falconas.worker import loop
+    from falconas.worker.main import main as work
 
-    faulthandler.enable()
     boot = zygote.boot
-    return loop.main(
+    limit_memory(boot.settings.worker.address_space)
+    logs.setup(boot.settings.log.level, boot.settings.log.format, Stderr())
+    output = Output.install(boot.outputs[spawn.place])
+    faulthandler.enable()  # what it says on crashing is in that file
+    return work(
         boot.settings,
         zygote.library,
         zygote.slots.slot(spawn.place),
         worker=spawn.worker,
         supervisor=boot.supervisor,
         place=spawn.place,
+        output=output,
     )
+
+
+def limit_memory(address_space: int) -> None:
+    """Have no core dumps, which hold what scripts held, and no more memory than that.
+
+    Args:
+        address_space: Bytes; 0: as much as there is.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if address_space:
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        soft = address_space if hard < 0 else min(address_space, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def bind_life_to(parent: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 import pytest
 
 from falconas import config
+from falconas.broker.hosts import SILENCE
+from falconas.cli.failures import Exit
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -116,14 +119,41 @@ def test_unit_restarts_drains_and_is_confined(unit: Path) -> None:
     service = read_unit(unit)["Service"]
     defaults = config.Settings()
 
-    assert service["Type"] == ["exec"]
     assert service["Restart"] == ["on-failure"]
+    assert service["RestartPreventExitStatus"] == [
+        f"{Exit.USAGE:d} {Exit.NOT_STARTED:d}"
+    ]
     assert service["KillMode"] == ["mixed"]
     stop = float(service["TimeoutStopSec"][0].removesuffix("s"))
     assert stop > max(defaults.broker.drain_timeout, defaults.worker.drain_timeout)
     assert {key: service.get(key) for key in HARDENING} == {
         key: [value] for key, value in HARDENING.items()
     }
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+def test_unit_is_told_how_the_service_is(unit: Path) -> None:
+    """What `falconas.systemd` says is listened to, from the server alone."""
+    service = read_unit(unit)["Service"]
+
+    assert service["Type"] == ["notify"]
+    assert service["NotifyAccess"] == ["main"]
+    # The broker beats at half of it, and its heartbeats may fail three times.
+    assert float(service["WatchdogSec"][0].removesuffix("s")) > 2 * SILENCE
+
+
+def test_workers_have_the_time_to_start() -> None:
+    service = read_unit(DEPLOY / "falconas-worker.service")["Service"]
+
+    start = float(service["TimeoutStartSec"][0].removesuffix("s"))
+    assert start > config.Settings().worker.boot_timeout
+
+
+def test_workers_are_reloaded_by_the_signal_that_reloads() -> None:
+    service = read_unit(DEPLOY / "falconas-worker.service")["Service"]
+
+    assert service["ExecReload"] == [f"/bin/kill -{signal.SIGHUP.name[3:]} $MAINPID"]
+    assert "ExecReload" not in read_unit(DEPLOY / "falconas-broker.service")["Service"]
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)

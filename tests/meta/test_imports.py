@@ -18,7 +18,10 @@ SHELLS = {
 }
 PURE_BESIDES = {
     "errors", "messages", "protocol", "codec", "options", "settings",
-    "worker.core", "worker.policy", "worker.parameters", "database.nodes",
+    "worker.core", "worker.policy", "worker.watchdog", "worker.backoff",
+    "worker.wear", "worker.snapshot", "worker.reload", "worker.nursery",
+    "worker.places", "worker.parameters", "database.nodes",
+    "database.health", "database.topology", "database.placement", "database.lending",
 }  # fmt: skip
 IMPURE_LIBRARIES = {
     "asyncio", "click", "concurrent", "logging", "multiprocessing", "os", "psycopg",
@@ -36,10 +39,11 @@ PARTS = {
     "codec": {"errors"},
     "settings": {"options"},
     "logs": set(),
+    "systemd": set(),
     "config": {"logs", "options", "settings"},
     "metrics": FOUNDATION,
-    "broker": FOUNDATION | {"config", "logs", "metrics"},
-    "worker": FOUNDATION | {"config", "logs", "metrics", "database"},
+    "broker": FOUNDATION | {"config", "logs", "metrics", "systemd"},
+    "worker": FOUNDATION | {"config", "logs", "metrics", "systemd", "database"},
     "client": FOUNDATION | {"config", "logs"},
     "database": FOUNDATION | {"config", "logs"},
     "testing": FOUNDATION | {"config", "logs", "worker", "database"},
@@ -52,7 +56,7 @@ OWNERS = {
         "broker.loop", "broker.sockets", "worker.loop", "worker.control",
         "client.link", "client.operator", "client.sync", "client.aio",
     },
-    "psycopg": {"database", "worker.runner", "worker.context", "worker.probe",
+    "psycopg": {"database", "worker.attempt", "worker.context", "worker.probe",
                 "testing"},
     "psycopg_pool": {"database"},
     "click": {"cli"},

@@ -14,7 +14,11 @@ COVERED_BY = {
     "broker/admin.py": "integration/broker/test_loop.py",
     "broker/invariants.py": "unit/broker/test_machine.py",
     "cli/demo.py": "acceptance/test_demo.py",
+    "database/hygiene.py": "integration/database/test_pool.py",
+    "database/lender.py": "integration/database/test_pool.py",
     "demo.py": "acceptance/test_demo.py",
+    "worker/attempt.py": "integration/worker/test_runner.py",
+    "worker/main.py": "integration/worker/test_zygote.py",
 }
 
 MODULES = [

@@ -174,9 +174,67 @@ def test_an_exception_is_a_key_in_json_and_follows_in_text(log: logging.Logger) 
     assert rest[-1] == "    KeyError: 'k'"
 
 
+def test_a_trace_is_bounded(log: logging.Logger) -> None:
+    stream = io.StringIO()
+    logs.setup("info", "json", stream)
+    error = ValueError("x" * 10**6 + " the end")
+    log.error("failed", exc_info=error)
+    trace = json.loads(stream.getvalue())["exception"]
+    assert len(trace) < 2 * logs.TRACE_LIMIT
+    assert trace.startswith("ValueError")
+    assert trace.endswith(" the end")
+
+
 def test_a_text_cannot_steer_the_terminal(log: logging.Logger) -> None:
     stream = io.StringIO()
     logs.setup("info", "text", stream)
     log.info("a\x1b[2Jb\nforged line", extra={"k": "\r\x07"})
     (line,) = stream.getvalue().splitlines()
     assert line.endswith(r"a\x1b[2Jb\nforged line k=\r\x07")
+
+
+class Full(io.StringIO):
+    """Takes nothing until there is room."""
+
+    room = False
+
+    def write(self, text: str, /) -> int:
+        if not self.room:
+            raise OSError(28, "No space left on device")
+        return super().write(text)
+
+
+def test_a_line_that_cannot_be_written_is_counted_and_no_error(
+    log: logging.Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stream = Full()
+    logs.setup("info", "json", stream)
+    log.info("one")
+    log.info("two")
+    log.info("three", extra={"odd": object()})
+    stream.room = True
+    log.info("four")
+    log.info("five")
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["event"] for line in lines] == [
+        "lines of the log that could not be written: 3",
+        "four",
+        "five",
+    ]
+    assert lines[0]["level"] == "warning"
+    assert capsys.readouterr().err == ""
+
+
+def test_a_record_that_cannot_be_formatted_is_no_error(log: logging.Logger) -> None:
+    class Odd:
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    stream = io.StringIO()
+    logs.setup("info", "json", stream)
+    log.info("%s", Odd())
+    log.info("%d", "x")
+    log.info("right")
+    events = [json.loads(line)["event"] for line in stream.getvalue().splitlines()]
+    assert events[-1] == "right"
+    assert set(events[:-1]) == {"lines of the log that could not be written: 1"}

@@ -16,7 +16,7 @@ def test_each_message_has_its_own_command() -> None:
 def test_commands_without_a_message_are_the_reserved_ones() -> None:
     reserved = set(Command) - set(COMMANDS.values())
 
-    assert reserved == {Command.CREDIT, Command.KILL, Command.RELOAD}
+    assert reserved == {Command.CREDIT, Command.KILL}
 
 
 def test_numbers_of_commands_are_for_ever() -> None:

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from falconas.broker.core import BrokerCore
+from falconas.broker.expiry import RESOLUTION
+from falconas.broker.flow import VERDICT_GRACE
 from falconas.broker.invariants import check_invariants
 from falconas.broker.records import Peer, Socket
 from falconas.client.calls import Outstanding, Verdict
@@ -89,6 +91,7 @@ class Trio:
         self.broker = self.new_broker()
         self.client = ClientCore(b"session of 16 b.", "tcp://broker", budget=4.0)
         self.client_link = Link(b"")
+        self.cancels: list[Cancel] = []  # that reached the supervisor
         self.runners: list[Runner] = []
         self.connect_client()
         for _ in range(workers):
@@ -131,11 +134,11 @@ class Trio:
         self.connect_worker(runner)
         return runner
 
-    def kill(self, runner: Runner) -> None:
+    def kill(self, runner: Runner, **extras: Any) -> None:
         self.runners.remove(runner)
         del self.links[runner.link.identity]
         state = "RUN" if runner.work else "IDLE"
-        lost = Lost(runner.started, runner.uuid, state, "signal 9", {})
+        lost = Lost(runner.started, runner.uuid, state, "signal 9", extras)
         self.broker.lost(lost, self.now)
         self.spawn()
 
@@ -169,6 +172,18 @@ class Trio:
             assert isinstance(work.request.id, bytes)
             runner.started = work.request.id
 
+    def interrupt(self) -> None:
+        """Let the supervisor do what it was told, where it is not too late."""
+        while self.cancels:
+            cancel = self.cancels.pop()
+            for runner in self.runners:
+                mine = runner.uuid == cancel.extras["worker"]
+                if mine and runner.work and runner.work.request.id == cancel.id:
+                    runner.work = None
+                    body = encode_value({"message": "cancelled", "started": "yes"})
+                    now = self.now + WORKER_CLOCK
+                    runner.core.replied(Kind.ERROR, Code.CANCELLED, body, {}, now)
+
     def end(self, runner: Runner) -> None:
         if runner.work is not None:
             body = bytes(runner.work.body)
@@ -189,7 +204,8 @@ class Trio:
             assert owner not in self.verdicts, "two verdicts"
             self.verdicts[owner] = verdict
             late = self.now + CLIENT_CLOCK - self.calls[owner].deadline
-            assert late < 1.1, "a late verdict"
+            # A verdict of the broker's, and the longest that nobody looks.
+            assert late < VERDICT_GRACE + RESOLUTION + 0.4, "a late verdict"
         self.check()
 
     def _from_client(self) -> bool:
@@ -246,6 +262,9 @@ class Trio:
                     link.down.append((encode(send.message), bytes(send.body)))
                 elif send.socket is not Socket.CONTROL:
                     self.broker.unreachable(send, self.now)
+                elif isinstance(send.message, Cancel):
+                    header = encode(send.message)
+                    self.cancels.append(decode(header, frozenset({Cancel})))
 
     def _to_client(self) -> bool:
         down = self.client_link.down
@@ -444,12 +463,51 @@ def test_a_request_lost_with_its_connection_is_handed_out_again(trio: Trio) -> N
 def test_cancel_reaches_a_worker_before_the_start(trio: Trio) -> None:
     nonce = trio.call("write")
     trio.pump()
-    trio.client.cancel(trio.calls[nonce])
+    trio.client.cancel(trio.calls[nonce], trio.now + CLIENT_CLOCK)
     trio.pump()
 
     error = outcome(trio, nonce)
     assert error is not None
     assert (error.code, error.started) == (Code.CANCELLED, Started.NO)
+
+
+def test_cancel_reaches_a_script_that_runs(trio: Trio) -> None:
+    nonce = trio.call("read")
+    runner = busy(trio)
+    trio.client.cancel(trio.calls[nonce], trio.now + CLIENT_CLOCK)
+    trio.pump()
+    assert nonce not in trio.verdicts
+
+    trio.interrupt()
+    trio.pump()
+
+    error = outcome(trio, nonce)
+    assert error is not None
+    assert (error.code, error.started) == (Code.CANCELLED, Started.YES)
+    for _ in trio.runners:  # it is free again
+        trio.call("read")
+    trio.pump()
+    for each in trio.runners:
+        trio.begin(each)
+    assert all(each.work for each in trio.runners)
+    assert runner in trio.runners
+
+
+@pytest.mark.parametrize("why", ["cancel", "deadline"])
+def test_a_worker_that_had_to_be_ended(trio: Trio, why: str) -> None:
+    nonce = trio.call("read", budget=1.0)
+    runner = busy(trio)
+    if why == "cancel":
+        trio.client.cancel(trio.calls[nonce], trio.now + CLIENT_CLOCK)
+        trio.pump()
+    trio.kill(runner, why=why)
+    trio.pump()
+
+    error = outcome(trio, nonce)
+    assert error is not None
+    code = Code.CANCELLED if why == "cancel" else Code.DEADLINE_EXCEEDED
+    assert (error.code, error.started) == (code, Started.YES)
+    assert trio.starts[nonce] == 1
 
 
 def test_nobody_starts_late(trio: Trio) -> None:
@@ -485,7 +543,7 @@ def test_anything_in_any_order(seed: int) -> None:
     def cancel() -> None:
         calls: list[Any] = [c for c in trio.calls.values() if c.owner is not None]
         if calls:
-            trio.client.cancel(chance.choice(calls))
+            trio.client.cancel(chance.choice(calls), trio.now + CLIENT_CLOCK)
 
     deeds = {
         ask: 30,
@@ -493,7 +551,8 @@ def test_anything_in_any_order(seed: int) -> None:
         lambda: trio.begin(anybody()): 30,
         lambda: trio.end(anybody()): 25,
         lambda: trio.wait(chance.choice([0.01, 0.1, 0.4])): 20,
-        cancel: 2,
+        cancel: 4,
+        trio.interrupt: 10,
         lambda: trio.kill(anybody()): 3,
         lambda: trio.connect_worker(anybody()): 3,
         trio.connect_client: 2,

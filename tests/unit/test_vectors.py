@@ -23,9 +23,19 @@ RECEIVERS: dict[str, frozenset[type[Any]]] = {
     "frontend": protocol.FRONTEND,
     "backend": protocol.BACKEND,
     "control": protocol.CONTROL,
-    "client": frozenset({protocol.Welcome, protocol.Reply, protocol.Pong}),
+    "client": frozenset(
+        {protocol.Welcome, protocol.Reply, protocol.Ping, protocol.Pong}
+    ),
     "worker": frozenset({protocol.Welcome, protocol.Request, protocol.Cancel}),
-    "supervisor": frozenset({protocol.Welcome, protocol.Heartbeat}),
+    "supervisor": frozenset(
+        {
+            protocol.Welcome,
+            protocol.Heartbeat,
+            protocol.Cancel,
+            protocol.Reload,
+            protocol.Drain,
+        }
+    ),
 }
 TEXTS: dict[type[Any], tuple[str, Any]] = {
     Decimal: ("$decimal", str),
@@ -48,7 +58,7 @@ PARSERS: dict[str, Callable[[Any], Any]] = {
     "$duration": lambda text: msgspec.convert(text, timedelta),
     "$map": lambda pairs: {from_json(key): from_json(item) for key, item in pairs},
 }
-RESERVED = {Command.CREDIT, Command.KILL, Command.RELOAD}
+RESERVED = {Command.CREDIT, Command.KILL}
 
 
 def to_json(value: Any) -> Any:
@@ -211,7 +221,7 @@ def test_each_message_with_a_body_has_one() -> None:
 
     assert seen == {
         "REQUEST", "REPLY OK", "REPLY ERROR", "WELCOME", "REGISTER", "HEARTBEAT",
-        "CATALOGUE reply", "INSPECT reply", "DRAIN reply",
+        "CATALOGUE reply", "INSPECT reply", "DRAIN reply", "RELOAD reply",
     }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ from falconas.protocol import (
     Pong,
     Ready,
     Register,
+    Reload,
     Reply,
     Request,
     Return,
@@ -216,6 +218,133 @@ def test_a_cancel_reaches_the_worker_and_is_not_undone_by_a_return(
 
     assert reply.code == Code.CANCELLED
     assert error["started"] == "no"
+
+
+def test_a_cancel_reaches_the_supervisor_of_who_runs_it(
+    peers: tuple[Peer, Peer, Peer],
+) -> None:
+    client, worker, control = peers
+    client.send(Request(b"1", "order", 5.0, {}), encode_params({}))
+    request, _ = worker.receive(Request)
+
+    client.send(Cancel(b"1", {}))
+
+    told = Cancel(request.id, {"worker": WORKER})
+    assert control.receive(Cancel)[0] == told
+    error = encode_value({"message": "interrupted", "started": "yes"})
+    worker.send(Reply(request.id, Kind.ERROR, Code.CANCELLED, {}), error)
+    reply, fields = client.receive(Reply)
+    assert (reply.code, fields["started"]) == (Code.CANCELLED, "yes")
+
+
+def test_a_client_that_goes_takes_its_requests_with_it(
+    peers: tuple[Peer, Peer, Peer], settings: Settings, context: zmq.Context[Any]
+) -> None:
+    _, worker, control = peers
+    wish = {"cancel_on_disconnect": True}
+    req = dial(context, settings.broker.frontend, zmq.REQ)
+    req.send(Request(b"1", "echo", 5.0, wish), encode_params({}))
+    first, _ = worker.receive(Request)
+    client = dial(context, settings.broker.frontend)
+    client.send(Request(b"2", "order", 5.0, wish), encode_params({}))
+
+    assert client.receive(Ping)[0] == Ping(b"there?", {})
+    # The REQ, which cannot be asked, keeps its connection, and gets its answer.
+    worker.send(Reply(first.id, Kind.OK, Code.OK, {}), encode_value("yes"))
+    assert req.receive(Reply)[1] == "yes"
+    second, _ = worker.receive(Request)
+    client.socket.close(linger=0)
+
+    assert worker.receive(Cancel)[0].id == second.id
+    assert control.receive(Cancel)[0].id == second.id
+    req.socket.close()
+
+
+def test_a_reload_goes_to_the_supervisors_and_is_seen(
+    peers: tuple[Peer, Peer, Peer], settings: Settings, context: zmq.Context[Any]
+) -> None:
+    _, _, control = peers
+    operator = dial(context, settings.broker.control)
+    operator.send(Reload(b"r1", {}))
+    assert operator.receive(Reply)[1] == {"hosts": ["host"]}
+    assert control.receive(Reload)[0] == Reload(b"r1", {})
+    told = {"id": b"r1", "state": "failed", "reason": "SyntaxError"}
+    beat = Heartbeat(SUPERVISOR, SUPERVISOR, {"draining": True, "reload": told})
+    control.send(beat, encode_value([WORKER]))
+    control.receive(Heartbeat)
+
+    operator.send(Inspect(b"i", {}))
+
+    (seen,) = operator.receive(Reply)[1]["supervisors"]
+    assert (seen["manifest"], seen["draining"]) == ("m1", True)
+    assert seen["reload"] == {**told, "id": b"r1".hex()}
+    operator.socket.close(linger=0)
+
+
+def test_a_host_is_drained_and_the_broker_goes_on(
+    peers: tuple[Peer, Peer, Peer],
+) -> None:
+    client, _, control = peers
+    control.send(Drain(b"d1", {"host": "host"}))
+    assert control.receive(Drain)[0] == Drain(b"d1", {"host": "host"})
+    assert control.receive(Reply)[1] == {"hosts": ["host"]}
+
+    client.send(Ping(b"p", {}))
+    assert client.receive(Pong)[0].id == b"p"
+
+
+def test_a_script_that_kills_its_workers_is_named_and_quarantined(
+    peers: tuple[Peer, Peer, Peer], caplog: pytest.LogCaptureFixture
+) -> None:
+    client, worker, control = peers
+    for number in range(3):
+        if number:
+            ready = Ready(WORKER, WORKER, SUPERVISOR, "default", "m1", "main", {})
+            worker.send(ready)
+            worker.receive(Welcome)
+        client.send(Request(b"1", "order", 5.0, {}), encode_params({}))
+        request, _ = worker.receive(Request)
+        control.send(Lost(request.id, WORKER, "RUN", "signal 11", {"crash": True}))
+        assert client.receive(Reply)[0].code == Code.UNAVAILABLE
+
+    client.send(Request(b"2", "order", 5.0, {}), encode_params({}))
+
+    assert client.receive(Reply)[0].code == Code.FAILED_PRECONDITION
+    control.send(Inspect(b"i", {}))
+    (quarantined,) = control.receive(Reply)[1]["quarantined"]
+    assert (quarantined["script"], quarantined["manifest"]) == ("order", "m1")
+    assert "lost with script order: signal 11" in caplog.text
+    assert "script order is quarantined" in caplog.text
+
+
+def test_the_service_manager_is_told(
+    settings: Settings,
+    context: zmq.Context[Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.settimeout(TIMEOUT / 1000)
+        manager.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        loop = BrokerLoop(settings)
+        thread = threading.Thread(target=loop.run)
+        thread.start()
+        assert manager.recv(999) == b"READY=1"
+        assert manager.recv(999) == b"STATUS=0 workers, 0 requests waiting"
+        client, control = (
+            dial(context, endpoint)
+            for endpoint in (settings.broker.frontend, settings.broker.control)
+        )
+        client.send(Request(b"1", "echo", 5.0, {}), b"")
+        client.receive(Reply)
+        control.send(Drain(b"end", {}))
+        thread.join()
+        loop.close()
+        assert manager.recv(999) == b"STOPPING=1"
+        assert manager.recv(999).startswith(b"EXTEND_TIMEOUT_USEC=")
+        for peer in (client, control):
+            peer.socket.close(linger=0)
 
 
 def test_a_lost_worker_is_told_of_at_once(peers: tuple[Peer, Peer, Peer]) -> None:

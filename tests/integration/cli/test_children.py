@@ -50,6 +50,17 @@ def test_the_first_that_ends_is_named(
     assert children.code("nonsense") == 2
 
 
+def test_a_signal_reaches_its_command(
+    children: Children, environ: dict[str, str]
+) -> None:
+    children.start("broker")
+    wait_bound(children, environ)
+    children.signal("broker", signal.SIGKILL)
+    assert children.wait(PATIENCE) == "broker"
+    assert children.code("broker") == -signal.SIGKILL
+    children.signal("broker", signal.SIGHUP)
+
+
 def test_stop_ends_them_in_order(
     children: Children, environ: dict[str, str], capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -118,6 +118,31 @@ def test_to_cancel_the_task_cancels_the_request(broker: Broker) -> None:
     play(broker, scene)
 
 
+def test_a_cancel_leaves_although_the_client_is_closed_at_once(broker: Broker) -> None:
+    async def scene(client: AsyncClient) -> None:
+        task = asyncio.ensure_future(client.call("echo"))
+        await to_thread(broker.expect, Request)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    play(broker, scene)
+    broker.expect(Cancel)
+
+
+def test_the_broker_is_told_to_cancel_with_the_client(broker: Broker) -> None:
+    async def main() -> None:
+        async with AsyncClient(broker.endpoint, cancel_on_disconnect=True) as client:
+            client.submit("echo")
+            client.submit("echo", cancel_on_disconnect=False)
+            first, _ = await to_thread(broker.expect, Request)
+            second, _ = await to_thread(broker.expect, Request)
+            assert first.extras["cancel_on_disconnect"] is True
+            assert "cancel_on_disconnect" not in second.extras
+
+    asyncio.run(main())
+
+
 def test_a_timeout_of_asyncio_cancels_the_request(broker: Broker) -> None:
     async def scene(client: AsyncClient) -> None:
         with pytest.raises(TimeoutError):

@@ -242,6 +242,36 @@ def test_close_cancels_what_is_outstanding(broker: Broker) -> None:
     call.cancel()
 
 
+def test_close_cancels_all_of_many_calls(broker: Broker) -> None:
+    client = Client(broker.endpoint)
+    broker.expect_hello()
+    for _ in range(350):
+        client.submit("echo")
+    sent = {broker.expect(Request)[0].id for _ in range(350)}
+    client.close()
+    assert {broker.expect(Cancel)[0].id for _ in range(350)} == sent
+
+
+def test_a_silent_broker_does_not_keep_a_cancelled_call(
+    client: Client, broker: Broker
+) -> None:
+    call = client.submit("place_order", budget=600.0)
+    broker.expect(Request)
+    call.cancel()
+    with pytest.raises(Cancelled, match="no word of it") as caught:
+        call.result(10)
+    assert caught.value.started is Started.UNKNOWN
+    assert call.info == {"verdict": "client"}
+
+
+def test_the_broker_is_told_to_cancel_with_the_client(broker: Broker) -> None:
+    with Client(broker.endpoint, cancel_on_disconnect=True) as client:
+        client.submit("echo")
+        assert broker.expect(Request)[0].extras["cancel_on_disconnect"] is True
+        client.submit("echo", cancel_on_disconnect=False)
+        assert "cancel_on_disconnect" not in broker.expect(Request)[0].extras
+
+
 def test_a_fault_in_the_thread_ends_the_calls(
     client: Client, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,7 +87,7 @@ def test_heartbeats_list_the_living_workers(control: Control, broker: Any) -> No
 
 def test_a_dead_worker_is_reported_at_once(control: Control, broker: Any) -> None:
     register(control, broker)
-    control.lost(WORKER, DISPATCH, "RUN", "was killed")
+    control.lost(WORKER, DISPATCH, "RUN", "was killed", {})
     _, message, _ = broker.take(Lost)
     assert message == Lost(DISPATCH, WORKER, "RUN", "was killed", {})
 
@@ -122,12 +122,12 @@ def test_a_report_waits_for_the_broker_but_not_for_another_one(
     epoch = broker.epoch
     broker.shut()
     tend_until_lost(control)
-    control.lost(WORKER, DISPATCH, "RUN", "was killed")
+    control.lost(WORKER, DISPATCH, "RUN", "was killed", {})
     broker.epoch = epoch if same else b"another!"
     broker.open()
     take(control, broker, Register)
     tend(control, broker, lambda: control.epoch == broker.epoch or None)
-    control.lost(WORKER, b"", "IDLE", "later")
+    control.lost(WORKER, b"", "IDLE", "later", {})
     found = [take(control, broker, Lost)[1].reason]
     if same:
         found.append(take(control, broker, Lost)[1].reason)
@@ -226,7 +226,7 @@ def test_what_is_not_of_the_protocol_is_dropped(
 def test_without_a_broker_nothing_blocks(tmp_path: Any) -> None:
     control = Control(f"ipc://{tmp_path}/nobody", SUPERVISOR, "here", {})
     control.offer("m1", b"")
-    control.lost(WORKER, b"", "RUN", "was killed")
+    control.lost(WORKER, b"", "RUN", "was killed", {})
     control.tend([WORKER], monotonic())
     control.close()
 

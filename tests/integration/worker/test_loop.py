@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import queue
+import signal
 import socket
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -66,14 +67,22 @@ class Stage:
         self.connections: list[FakeConnection] = []
         self.failures = 0
         self.resets = True
+        self.alone = True
         self.result_bytes = 0
         self.runs: queue.Queue[Request] = queue.Queue()
         self.outcomes: queue.Queue[Outcome] = queue.Queue()
         self.before_outcome: list[Any] = []
         ready = Ready(WORKER, WORKER, b"s" * 16, "default", "m1", "main", {})
         self.core = WorkerCore(ready, "host/0")
+        self.guarded: list[int] = []
+        self.tidied: list[Any] = []
         self.loop = WorkerLoop(
-            self.core, Dealer(endpoint, 1000), self.slot, self.connect, self.serve_on
+            self.core,
+            Dealer(endpoint, 1000),
+            self.slot,
+            self.connect,
+            self.serve_on,
+            self,
         )
         self.thread = threading.Thread(target=self.loop.run)
 
@@ -99,6 +108,16 @@ class Stage:
 
     def reset(self) -> bool:
         return self.resets
+
+    def connected(self, fd: int) -> None:
+        self.guarded.append(fd)
+
+    def disconnected(self, fd: int) -> None:
+        self.guarded.remove(fd)
+
+    def tidy(self, request: Request) -> bool:
+        self.tidied.append(request.id)
+        return self.alone
 
     def stop(self) -> None:
         self.loop.stop()
@@ -235,9 +254,13 @@ def test_a_connection_lost_in_a_script_is_said_with_the_reply(
     assert stage.connections[0].closed
 
 
-def test_a_failed_reset_replaces_the_connection(stage: Stage, broker: Any) -> None:
+@pytest.mark.parametrize("what", ["resets", "alone"])
+def test_a_failed_reset_replaces_the_connection(
+    stage: Stage, broker: Any, what: str
+) -> None:
+    """So does a thread of the script that lives on."""
     peer = ready(stage, broker)
-    stage.resets = False
+    setattr(stage, what, False)
     with running(stage, broker, peer):
         pass
     _, reply, _ = broker.take(Reply)
@@ -344,6 +367,41 @@ def test_the_brokers_limit_of_results_is_the_workers(stage: Stage, broker: Any) 
         pass
     broker.take(Reply)
     assert stage.result_bytes == 77
+
+
+def test_its_slot_says_whether_it_can_be_given_work(stage: Stage, broker: Any) -> None:
+    stage.failures = 2
+    peer = ready(stage, broker)
+    broker.take(Status, ready=True)
+    with running(stage, broker, peer):
+        assert stage.slot.read().ready
+    broker.take(Reply)
+    stage.stop()
+    assert not stage.slot.read().ready
+
+
+def test_it_tidies_up_after_the_reply_and_guards_its_connection(
+    stage: Stage, broker: Any
+) -> None:
+    peer = ready(stage, broker)
+    with running(stage, broker, peer) as id_:
+        assert stage.guarded == [stage.connections[0].fileno()]
+        assert stage.tidied == []
+    broker.take(Reply, id=id_)
+    stage.stop()
+    assert stage.tidied == [id_]
+
+
+def test_stopping_never_raises(stage: Stage, broker: Any) -> None:
+    """It is a signal's handler: a script may be running, and the waker be full."""
+    ready(stage, broker)
+    with suppress(BlockingIOError):
+        while True:
+            stage.loop._waker.send(b"\0" * 4096)
+    stage.loop.stop(signal.SIGTERM, None)
+    stage.thread.join(PATIENCE)
+    assert not stage.thread.is_alive()
+    stage.loop.stop()
 
 
 def test_told_to_stop_it_leaves(stage: Stage, broker: Any) -> None:

@@ -16,7 +16,7 @@ from falconas.errors import Code
 from falconas.protocol import Kind, Request
 from falconas.worker.runner import NoSlot, Outcome, Runner, run_script
 from falconas.worker.scripts import FolderError, load
-from falconas.worker.slot import State
+from falconas.worker.slot import Spoiled, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -171,12 +171,20 @@ class Slot:
     def __init__(self) -> None:
         self.entered: list[State] = []
         self.on: dict[State, Callable[[], object]] = {}
+        self.cancelled = False
+        self.spoiled: list[Spoiled] = []
 
     def enter(self, state: State, id: bytes = b"", deadline: float = 0.0) -> None:  # noqa: A002
         assert (id == ID) == (state in (State.RUN, State.COMMIT))
         assert bool(deadline) == bool(id)
         self.entered.append(state)
         self.on.get(state, lambda: None)()
+
+    def is_cancelled(self) -> bool:
+        return self.cancelled
+
+    def spoil(self, reason: Spoiled) -> None:
+        self.spoiled.append(reason)
 
 
 class Stage:

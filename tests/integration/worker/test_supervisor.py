@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -16,15 +17,17 @@ import pytest
 
 from falconas.errors import Code
 from falconas.protocol import (
+    Cancel,
     Disconnect,
+    Drain,
     Heartbeat,
     Lost,
     Ready,
     Register,
+    Reload,
     Reply,
     Status,
 )
-from falconas.worker.supervisor import describe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,6 +52,17 @@ SCRIPTS = {
         "        test.recv(1)\n"
     ),
     "leave": "import os\ndef run(ctx):\n    os._exit(0)\n",
+    "crash": "import ctypes\ndef run(ctx):\n    ctypes.string_at(0)\n",
+    # Says that it runs, and does not care for signals or time.
+    "stubborn": (
+        "import signal, socket\n"
+        "def run(ctx, path: str):\n"
+        "    signal.signal(signal.SIGALRM, signal.SIG_IGN)\n"
+        "    with socket.socket(socket.AF_UNIX) as test:\n"
+        "        test.connect(path)\n"
+        "        while True:\n"
+        "            pass\n"
+    ),
     "child": (
         "import subprocess, sys\n"
         "def run(ctx):\n"
@@ -61,7 +75,9 @@ SCRIPTS = {
 class Host:
     """A supervisor in a process of its own."""
 
-    def __init__(self, folder: Path, broker: Any, dsn: str, count: int = 2) -> None:
+    def __init__(
+        self, folder: Path, broker: Any, dsn: str, count: int = 2, **worker: Any
+    ) -> None:
         self.folder = folder
         scripts = folder / "scripts"
         if not scripts.exists():
@@ -74,6 +90,7 @@ class Host:
                 "control": broker.control_endpoint,
                 "count": count,
                 "scripts": str(scripts),
+                **worker,
             },
             "database": {"dsn": dsn},
         }
@@ -102,10 +119,15 @@ class Host:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         return min(map(int, children))
 
+    def write(self, script: str, text: str) -> None:
+        (self.folder / "scripts" / f"{script}.py").write_text(text)
+
     def close(self) -> None:
         self.process.kill()  # nobody survives that
         self.process.wait()
         assert self.process.stderr is not None
+        if not self.errors:  # shown if the test fails
+            sys.stdout.write(self.process.stderr.read().decode())
         self.process.stderr.close()
 
 
@@ -119,14 +141,16 @@ def host(tmp_path: Path, broker: Any, database: str) -> Iterator[Host]:
 class Running:
     """A request whose script runs until `finish`."""
 
-    def __init__(self, broker: Any, peer: bytes) -> None:
+    def __init__(
+        self, broker: Any, peer: bytes, script: str = "wait", left: float = 20.0
+    ) -> None:
         with socket.socket(socket.AF_UNIX) as listener:
             path = Path(broker.backend_endpoint.removeprefix("ipc://")).parent / "wait"
             path.unlink(missing_ok=True)
             listener.bind(str(path))
             listener.listen()
             listener.settimeout(PATIENCE)
-            self.id = broker.request(peer, "wait", path=str(path))
+            self.id = broker.request(peer, script, left, path=str(path))
             self.script, _ = listener.accept()
 
     def finish(self) -> None:
@@ -265,7 +289,7 @@ def test_a_signal_drains(host: Host, broker: Any, signum: str, code: int) -> Non
     assert host.wait() == code
     broker.take(Disconnect, id=idle.worker)
     broker.take(Disconnect, id=idle.supervisor)
-    assert b"warning" not in host.errors
+    assert b"warning" not in host.errors, host.errors.decode()
 
 
 def test_a_second_signal_ends_it_at_once(host: Host, broker: Any, gone: Any) -> None:
@@ -295,8 +319,173 @@ def test_a_lost_database_makes_workers_unready_and_a_new_one_ready(
     assert broker.take(Reply, id=id_)[1].code == Code.OK
 
 
-def start_in_vain(folder: Path, broker: Any, dsn: str = "") -> tuple[int, str]:
-    host = Host(folder, broker, dsn)
+# Deadlines and cancels
+
+
+def test_a_worker_that_ignores_its_deadline_is_killed(host: Host, broker: Any) -> None:
+    peer, ready = workers(broker)[0]
+    running = Running(broker, peer, "stubborn", 0.5)
+    _, lost, _ = broker.take(Lost)
+    assert (lost.worker, lost.id, lost.state) == (ready.worker, running.id, "RUN")
+    assert lost.extras == {"why": "deadline"}
+    assert lost.reason == "was killed 0.4 s after its deadline, which it ignored"
+    running.finish()
+    assert broker.take(Ready)[1].extras["index"] == 0
+
+
+def test_a_worker_that_ignores_a_cancel_is_killed(host: Host, broker: Any) -> None:
+    control, _, _ = broker.take(Register)
+    peer, ready = workers(broker)[0]
+    running = Running(broker, peer, "stubborn")
+    cancel = Cancel(running.id, {"worker": ready.worker})
+    broker.send(broker.control, control, cancel)
+    _, lost, _ = broker.take(Lost)
+    assert lost.id == running.id
+    assert lost.extras == {"why": "cancel"}
+    running.finish()
+
+
+@pytest.mark.parametrize(
+    ("id_", "worker"), [(b"short", None), ("text", None), (b"d" * 16, b"?" * 16)]
+)
+def test_a_cancel_that_means_nobody_hits_nobody(
+    host: Host, broker: Any, id_: Any, worker: Any
+) -> None:
+    control, _, _ = broker.take(Register)
+    peer, ready = workers(broker)[0]
+    cancel = Cancel(id_, {"worker": worker or ready.worker})
+    broker.send(broker.control, control, cancel)
+    id_ = broker.request(peer, "echo", value="x")
+    assert broker.take(Reply, id=id_)[2] == "x"
+
+
+def test_a_script_that_crashes_is_to_blame_and_its_trace_is_logged(
+    host: Host, broker: Any
+) -> None:
+    peer, _ = workers(broker)[0]
+    id_ = broker.request(peer, "crash")
+    _, lost, _ = broker.take(Lost)
+    assert lost.id == id_
+    assert lost.extras == {"crash": True}
+    broker.take(Ready)
+    host.signal(signal.SIGTERM)
+    assert host.wait() == 0
+    lines = [json.loads(line) for line in host.errors.splitlines()]
+    trace = [line for line in lines if line.get("request") == id_.hex()]
+    assert any("crash.py" in line["event"] for line in trace)
+
+
+def test_a_worker_killed_from_outside_is_nobodys_fault(host: Host, broker: Any) -> None:
+    peer, ready = workers(broker)[0]
+    running = Running(broker, peer)
+    os.kill(ready.extras["pid"], signal.SIGKILL)
+    assert broker.take(Lost)[1].extras == {}
+    running.finish()
+
+
+# Reload, recycling and drain by the broker
+
+
+def ends(broker: Any, id_: bytes | None = None) -> dict[str, Any]:
+    """Wait for the end of a reload."""
+    while True:
+        extras = broker.take(Heartbeat)[1].extras
+        reload = extras.get("reload", {"state": ""})
+        if reload["state"] in ("done", "failed") and id_ in (None, reload["id"]):
+            assert isinstance(reload, dict)
+            return reload
+
+
+def test_a_hangup_replaces_every_worker_by_one_with_the_new_scripts(
+    host: Host, broker: Any
+) -> None:
+    old = broker.take(Register)[1]
+    before = {ready.worker for _, ready in workers(broker)}
+    host.write("echo", "def run(ctx, value: str):\n    return value + '!'\n")
+    host.signal(signal.SIGHUP)
+    new = broker.take(Register)[1]
+    assert old.manifest != new.manifest
+    assert "fresh" not in old.extras
+    assert new.extras["fresh"] is True
+    for peer, ready in workers(broker):
+        assert ready.manifest == new.manifest
+        id_ = broker.request(peer, "echo", value="x")
+        assert broker.take(Reply, id=id_)[2] == "x!"
+    assert ends(broker)["state"] == "done"
+    assert {broker.take(Lost)[1].worker, broker.take(Lost)[1].worker} == before
+    assert broker.take(Heartbeat)[1].extras["manifest"] == new.manifest
+
+
+def test_a_reload_waits_for_what_runs_and_says_how_it_gets_on(
+    host: Host, broker: Any
+) -> None:
+    control, _, _ = broker.take(Register)
+    peer, _ = workers(broker)[0]
+    running = Running(broker, peer)
+    broker.send(broker.control, control, Reload(b"r" * 16, {}))
+    states = []
+    while "rolling" not in states:
+        reload = broker.take(Heartbeat)[1].extras.get("reload")
+        states += [reload["state"]] if reload else []
+    assert states[0] == "loading"
+    running.finish()
+    assert broker.take(Reply, id=running.id)[1].code == Code.OK
+    assert ends(broker, b"r" * 16) == {"id": b"r" * 16, "state": "done", "reason": ""}
+
+
+def test_scripts_that_do_not_load_any_more_are_refused(host: Host, broker: Any) -> None:
+    control, _, _ = broker.take(Register)
+    peer, ready = workers(broker)[0]
+    host.write("echo", "def run(ctx\n")
+    broker.send(broker.control, control, Reload(b"r" * 16, {}))
+    reload = ends(broker, b"r" * 16)
+    assert reload["state"] == "failed"
+    assert "script echo does not load" in reload["reason"]
+    id_ = broker.request(peer, "echo", value="x")
+    assert broker.take(Reply, id=id_)[2] == "x"
+    os.kill(ready.extras["pid"], signal.SIGKILL)
+    assert broker.take(Ready)[1].manifest == ready.manifest
+
+
+def test_a_zygote_that_dies_loading_fails_the_reload(host: Host, broker: Any) -> None:
+    control, _, _ = broker.take(Register)
+    workers(broker)
+    host.write("bad", "import os\nos._exit(9)\n")
+    broker.send(broker.control, control, Reload(b"r" * 16, {}))
+    assert ends(broker, b"r" * 16)["reason"] == "the zygote exited with code 9"
+
+
+def test_a_worn_worker_is_replaced_before_it_ends(
+    tmp_path: Path, broker: Any, database: str
+) -> None:
+    host = Host(tmp_path, broker, database, count=1, recycle_requests=1)
+    try:
+        ((peer, ready),) = workers(broker, 1)
+        id_ = broker.request(peer, "echo", value="x")
+        broker.take(Reply, id=id_)
+        assert broker.take(Ready)[1].extras["index"] == 1
+        assert not [m for _, m, _ in broker.inbox if isinstance(m, Lost)]
+        assert broker.take(Lost)[1].worker == ready.worker
+    finally:
+        host.close()
+
+
+def test_the_broker_drains_a_host(host: Host, broker: Any) -> None:
+    control, _, _ = broker.take(Register)
+    workers(broker)
+    broker.send(broker.control, control, Drain(b"d" * 16, {}))
+    while not broker.take(Heartbeat)[1].extras["draining"]:
+        pass
+    assert host.wait() == 0
+
+
+# What keeps it from starting
+
+
+def start_in_vain(
+    folder: Path, broker: Any, dsn: str = "", **worker: Any
+) -> tuple[int, str]:
+    host = Host(folder, broker, dsn, **worker)
     try:
         return host.wait(), host.errors.decode()
     finally:
@@ -327,7 +516,22 @@ def test_a_zygote_that_dies_at_import_ends_it(tmp_path: Path, broker: Any) -> No
     assert "cannot start: the zygote exited with code 9" in errors
 
 
-def test_how_a_process_ended_is_said_in_words() -> None:
-    assert describe(0) == "exited with code 0"
-    assert describe(-11) == "was killed by signal 11 (Segmentation fault)"
-    assert describe(-35).startswith("was killed by signal 35 (")
+def test_strict_wants_every_script_to_load(tmp_path: Path, broker: Any) -> None:
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "bad.py").write_text("def run(ctx\n")
+    code, errors = start_in_vain(tmp_path, broker, strict=True)
+    assert code == 3
+    assert "cannot start: script bad does not load: " in errors
+
+
+def test_workers_that_do_not_come_up_end_it(tmp_path: Path, broker: Any) -> None:
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "bad.py").write_text(
+        "import os\n"
+        "from falconas.worker import main\n"
+        "main.main = lambda *_, **__: os._exit(5)\n"
+        "def run(ctx): ...\n"
+    )
+    code, errors = start_in_vain(tmp_path, broker)
+    assert code == 3
+    assert "no worker comes up (the last one exited with code 5)" in errors

@@ -14,6 +14,7 @@ import pytest
 from falconas.codec import decode_value
 from falconas.config import Database, Settings, Worker
 from falconas.protocol import Ready, Return
+from falconas.worker import capture
 from falconas.worker.slot import SlotTable
 from falconas.worker.supervisor import PR_SET_CHILD_SUBREAPER, become_subreaper
 from falconas.worker.zygote import Boot, Channel, Failed, Manifest, Spawn, Spawned
@@ -39,13 +40,14 @@ class Nursery:
 
     def __init__(self, scripts: Path, endpoint: str, dsn: str) -> None:
         self.slots = SlotTable.create(2)
+        self.outputs = capture.make(2)
         self.channel, theirs = Channel.pair()
         self.workers: list[int] = []
         fds = (theirs.fileno(), self.slots.fd)
         with theirs:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "falconas.worker.zygote", *map(str, fds)],
-                pass_fds=fds,
+                pass_fds=(*fds, *self.outputs),
                 process_group=0,
                 stderr=subprocess.DEVNULL,
             )
@@ -53,7 +55,7 @@ class Nursery:
             worker=Worker(backend=endpoint, scripts=str(scripts)),
             database=Database(dsn=dsn),
         )
-        self.channel.send(Boot(settings, SUPERVISOR, os.getpid(), 2))
+        self.channel.send(Boot(settings, SUPERVISOR, os.getpid(), 2, self.outputs))
 
     def receive(self) -> Any:
         poller = select.poll()
@@ -87,6 +89,8 @@ class Nursery:
             os.waitpid(pid, 0)
         self.channel.close()
         self.slots.close()
+        for fd in self.outputs:
+            os.close(fd)
 
 
 @pytest.fixture

@@ -93,9 +93,11 @@ class Desk:
         returned = Return(sent.message.id, "not now", extras)
         self.core.returned(Peer(Socket.BACKEND, sent.identity), returned, self.now)
 
-    def lost(self, name: str, started: Any = b"", state: str = "RUN") -> None:
+    def lost(
+        self, name: str, started: Any = b"", state: str = "RUN", **extras: Any
+    ) -> None:
         uuid = name.encode().ljust(16, b".")
-        self.core.lost(Lost(started, uuid, state, "signal 9", {}), self.now)
+        self.core.lost(Lost(started, uuid, state, "signal 9", extras), self.now)
 
     def tick(self, seconds: float = 0.0) -> None:
         self.now += seconds

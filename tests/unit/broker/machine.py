@@ -20,6 +20,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from falconas.errors import Code
 from falconas.protocol import Disconnect, Status
 from tests.unit.broker.peers import SCRIPTS, Asked, Link, Process
 from tests.unit.broker.world import World
@@ -52,8 +53,16 @@ class BrokerMachine(RuleBasedStateMachine):
         third=st.sampled_from(["none", "a", "other group", "b"]),
         registered=st.sampled_from([True, True, True, False]),
         work_on=st.booleans(),
+        envelope=st.sampled_from([(), (b"",)]),
     )
-    def begin(self, third: str, *, registered: bool, work_on: bool) -> None:
+    def begin(
+        self,
+        third: str,
+        envelope: tuple[bytes, ...],
+        *,
+        registered: bool,
+        work_on: bool,
+    ) -> None:
         world = self.world
         self.work_on = work_on
         for manifest in ("a", "b"):
@@ -69,8 +78,9 @@ class BrokerMachine(RuleBasedStateMachine):
         for worker in world.workers:
             world.deliver(worker.link, 1)
             world.start(worker)
-        for session in (b"first session..#", b"second session.#", b""):
+        for session in (b"first session..#", b"second session.#"):
             world.caller(session)
+        world.caller(b"", envelope)
 
     # Clients
 
@@ -80,12 +90,20 @@ class BrokerMachine(RuleBasedStateMachine):
         budget=st.sampled_from([None, 0.2, 0.9, 5.0]),
         priority=st.sampled_from([0, 0, 3, -3, 99]),
         padding=st.sampled_from([0, 0, 50]),
+        watched=st.booleans(),
     )
     def ask(
-        self, who: int, script: str, budget: float | None, priority: int, padding: int
+        self,
+        who: int,
+        script: str,
+        budget: float | None,
+        priority: int,
+        padding: int,
+        *,
+        watched: bool,
     ) -> None:
         caller = self.world.callers[who]
-        extras = {"priority": priority}
+        extras = {"priority": priority, "cancel_on_disconnect": watched}
         self.world.ask(caller, script, budget, extras, padding)
 
     @rule(who=FEW, script=st.sampled_from(SCRIPTS[:4]), count=st.integers(2, 4))
@@ -127,6 +145,21 @@ class BrokerMachine(RuleBasedStateMachine):
     def client_goes(self, who: int) -> None:
         self.world.callers[who].link.open = False
 
+    @rule(who=FEW, script=st.sampled_from(SCRIPTS), back=st.booleans())
+    def client_vanishes(self, who: int, script: str, *, back: bool) -> None:
+        """Let a client go whose request is to end with it, or come back in time."""
+        world, caller = self.world, self.world.callers[who]
+        if caller.envelope or not caller.link.open:
+            return
+        asked = world.ask(caller, script, 5.0, {"cancel_on_disconnect": True})
+        caller.link.open = False
+        for _ in range(4):
+            if back and caller.gone_at is not None:
+                world.hello(caller, world.link())
+            self.time_passes(1.1)
+            world.tick()
+        assert back or world.is_told(asked), "its client is gone"
+
     # Workers
 
     def alive(self) -> list[Process]:
@@ -144,6 +177,35 @@ class BrokerMachine(RuleBasedStateMachine):
     @rule(index=INDEX, ok=st.booleans(), ready=st.sampled_from([True, True, False]))
     def finish(self, index: int, *, ok: bool, ready: bool) -> None:
         pick(self.running(), index).finish(ok, ready)
+
+    def overdue(self) -> list[Process]:
+        now = self.world.now
+        return [w for w in self.running() if w.interrupted(now) is not None]
+
+    @needs(overdue)
+    @rule(index=INDEX, gently=st.booleans())
+    def stop(self, index: int, *, gently: bool) -> None:
+        """Interrupt what runs, or end its worker."""
+        worker = pick(self.overdue(), index)
+        code = worker.interrupted(self.world.now)
+        assert code is not None
+        if gently:
+            worker.stop(code)
+            return
+        why = "cancel" if code is Code.CANCELLED else "deadline"
+        self.world.end(worker, 1, noticed=True, why=why)
+        self.world.deliver(worker.host.link, 9)
+
+    @needs(running)
+    @rule(index=INDEX, gently=st.booleans())
+    def cancel_and_stop(self, index: int, *, gently: bool) -> None:
+        worker = pick(self.running(), index)
+        assert worker.running is not None
+        asked = self.world.handed[worker.running[0].id]
+        if asked.verdict is None and asked.caller.link.open:
+            self.world.cancel(asked)
+            if worker in self.overdue():
+                self.stop(self.overdue().index(worker), gently=gently)
 
     @rule(who=FEW, script=st.sampled_from(SCRIPTS))
     def ask_and_start(self, who: int, script: str) -> None:
@@ -230,6 +292,69 @@ class BrokerMachine(RuleBasedStateMachine):
         self.world.end(worker, 9, noticed=False, state=state)
         self.world.deliver(worker.host.link, 9)
 
+    @needs(running)
+    @rule(index=INDEX)
+    def crash(self, index: int) -> None:
+        worker = pick(self.running(), index)
+        self.world.end(worker, 1, noticed=True, crash=True)
+        self.world.deliver(worker.host.link, 9)
+
+    @rule(
+        who=FEW,
+        script=st.sampled_from(["read", "write", "both"]),
+        rounds=st.integers(2, 4),
+        of=st.integers(0, 1),
+        external=st.sampled_from([False, False, True]),
+    )
+    def crash_often(
+        self, who: int, script: str, rounds: int, of: int, *, external: bool
+    ) -> None:
+        """Let a script kill worker after worker, or somebody else do that."""
+        host = self.world.hosts[of]
+        for _ in range(rounds):
+            self.spawn(of, "default")
+            self.ask_and_start(who, script)
+            for worker in self.running():
+                assert worker.running is not None
+                if worker.host is host and worker.running[0].script == script:
+                    self.world.end(worker, 1, noticed=True, crash=not external)
+                    self.world.deliver(host.link, 9)
+
+    @rule(who=FEW, script=st.sampled_from(["read", "write", "both"]))
+    def mend(self, who: int, script: str) -> None:
+        self.world.reload()
+        self.world.ask(self.world.callers[who], script)
+
+    @precondition(lambda self: len(self.alive()) < 5)
+    @rule(of=st.integers(0, 1), index=INDEX, lost_first=st.booleans())
+    def roll(self, of: int, index: int, *, lost_first: bool) -> None:
+        """Replace a worker by one of another manifest; nothing may be lost by that."""
+        world = self.world
+        host = world.hosts[of]
+        old = [w for w in self.alive() if w.host is host and w.welcomed]
+        host.manifest = "b" if host.manifest == "a" else "a"
+        world.register(host, fresh=True)
+        world.deliver(host.link, 9)
+        new = world.spawn(host, "default")
+        world.deliver(new.link, 1)
+        new.read()
+        if not old:
+            return
+        worker = pick(old, index)
+        worker.read()
+        world.deliver(worker.link, 9)
+        held = world.held(worker)
+        if worker.running is not None:
+            worker.finish(ok=True, ready=False)
+        while worker.inbox:
+            worker.give_back(ready=False)
+        worker.link.up.append((Disconnect(worker.uuid, {}), b""))
+        world.end(worker, 99, noticed=False)
+        links = [worker.link, host.link]
+        for link in reversed(links) if lost_first else links:
+            world.deliver(link, 99)
+        assert not [a for a in held if a.failed], "lost in a rolling replacement"
+
     @precondition(lambda self: len(self.alive()) > 1)
     @rule(index=INDEX)
     def leave(self, index: int) -> None:
@@ -268,10 +393,10 @@ class BrokerMachine(RuleBasedStateMachine):
     def deliver(self, index: int, count: int) -> None:
         self.world.deliver(pick(self.laden(), index), count)
 
-    @rule(of=st.integers(0, 1))
-    def register(self, of: int) -> None:
+    @rule(of=st.integers(0, 1), fresh=st.sampled_from([False, False, True]))
+    def register(self, of: int, *, fresh: bool) -> None:
         host = self.world.hosts[of]
-        self.world.register(host)
+        self.world.register(host, fresh=fresh)
         self.world.deliver(host.link, 9)
 
     @rule(of=st.integers(0, 1))

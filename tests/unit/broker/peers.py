@@ -62,6 +62,7 @@ class Caller:
     session: bytes
     link: Link
     envelope: tuple[bytes, ...] = ()
+    gone_at: float | None = None  # the broker could not reach it
 
 
 @dataclass(slots=True, eq=False)
@@ -80,7 +81,14 @@ class Asked:
     starts: list[bool] = field(default_factory=list)  # idempotent there?
     verdict: tuple[Reply, bytes] | None = None
     held_until: float | None = None
-    cancelled: bool = False
+    cancelled_at: float | None = None
+    watched: bool = False  # to be cancelled when the caller is gone
+    deserted: bool = False  # the caller has been gone for too long
+
+    @property
+    def failed(self) -> bool:
+        """Whether its verdict is that nobody could serve it."""
+        return self.verdict is not None and self.verdict[0].code == Code.UNAVAILABLE
 
 
 @dataclass(slots=True, eq=False)
@@ -91,6 +99,15 @@ class Host:
     manifest: str
     link: Link
     beating: bool = True
+    cancels: set[Any] = field(default_factory=set)
+
+    def read(self) -> None:
+        """Take all messages that have arrived."""
+        down = self.link.down
+        while down:
+            message, _ = down.popleft()
+            if isinstance(message, Cancel):
+                self.cancels.add((message.extras["worker"], message.id))
 
 
 @dataclass(slots=True, eq=False)
@@ -101,6 +118,7 @@ class Process:
     host: Host
     group: str
     link: Link
+    manifest: str
     alive: bool = True
     introductions: int = 0
     welcomed: bool = False
@@ -121,14 +139,14 @@ class Process:
         holding = [self.running[0].id] if self.running else []
         if self.last is not None:
             holding.append(self.last[0].id)
-        extras = {"holding": holding, "host": "h", "index": self.uuid[0]}
+        extras = {"holding": holding, "host": "h", "index": self.uuid[1]}
         host = self.host
         ready = Ready(
             self.introduction,
             self.uuid,
             host.uuid,
             self.group,
-            host.manifest,
+            self.manifest,
             "main",
             extras,
         )
@@ -181,6 +199,25 @@ class Process:
             reply = Reply(request.id, Kind.ERROR, Code.UNKNOWN, extras)
             fields = {"message": body.decode(), "started": "yes"}
             self.answer(reply, encode_value(fields))
+
+    def interrupted(self, now: float) -> Code | None:
+        """Say why what runs should be interrupted, if so."""
+        if self.running is None:
+            return None
+        self.host.read()
+        request = self.running[0]
+        assert request.budget is not None
+        if (self.uuid, request.id) in self.host.cancels:
+            return Code.CANCELLED
+        return Code.DEADLINE_EXCEEDED if now >= request.budget else None
+
+    def stop(self, code: Code) -> None:
+        """Answer that what ran was interrupted."""
+        assert self.running is not None
+        (request, _), self.running = self.running, None
+        fields = {"message": "interrupted", "started": "yes"}
+        reply = Reply(request.id, Kind.ERROR, code, {})
+        self.answer(reply, encode_value(fields))
 
     def give_back(self, ready: bool) -> None:
         """Return what was not started."""

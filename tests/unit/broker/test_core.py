@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
-from falconas.broker.core import ANSWER_WAIT, UNKNOWN_PEER
+from falconas.broker.core import UNKNOWN_PEER
 from falconas.broker.expiry import RESOLUTION
 from falconas.broker.flow import RECOUNT, VERDICT_GRACE
 from falconas.broker.hosts import SILENCE
+from falconas.broker.losses import ANSWER_WAIT
+from falconas.broker.pool import UNLISTED_FOR
+from falconas.broker.quarantine import Suspect
 from falconas.broker.records import Peer, Send, Socket
 from falconas.codec import decode_value, encode_value
 from falconas.errors import Code
@@ -23,6 +26,7 @@ from falconas.protocol import (
     Lost,
     Ready,
     Register,
+    Reload,
     Reply,
     Request,
     Return,
@@ -187,8 +191,11 @@ def test_cancel_of_a_request_in_hand_goes_to_its_worker() -> None:
 
     desk.core.cancel(frontend("c1"), Cancel(id_, {}), desk.now)
 
-    (cancel,) = desk.take()
+    cancel, interrupt = desk.take()
     assert (cancel.identity, cancel.message) == (b"w1", Cancel(send.message.id, {}))
+    assert (interrupt.socket, interrupt.identity) == (Socket.CONTROL, b"controlS")
+    worker = {"worker": b"w1".ljust(16, b".")}
+    assert interrupt.message == Cancel(send.message.id, worker)
 
 
 def test_cancel_by_another_client_or_of_something_unknown_is_ignored() -> None:
@@ -527,12 +534,14 @@ def test_a_worker_whose_connection_is_gone_may_have_started() -> None:
     id_ = desk.ask("write")
     desk.take()
     desk.core.cancel(frontend("c1"), Cancel(id_, {}), desk.now)
-    (cancel,) = desk.take()
+    cancel, interrupt = desk.take()
+    desk.core.unreachable(interrupt, desk.now)
+    assert not desk.take()
 
     desk.core.unreachable(cancel, desk.now)
 
     _, code, body = desk.verdict()
-    assert (code, body["started"]) == (Code.UNAVAILABLE, "unknown")
+    assert (code, body["started"]) == (Code.CANCELLED, "unknown")
 
 
 def test_other_messages_that_do_not_arrive_are_forgotten() -> None:
@@ -586,7 +595,9 @@ def test_workers_that_two_heartbeats_do_not_list_are_gone() -> None:
     only_w2 = encode_value([b"w2".ljust(16, b".")])
 
     assert not introductions(beat(desk, only_w2))
+    assert not introductions(beat(desk, only_w2))  # at once, for something changed
     assert len(desk.pool.by_identity) == 4
+    desk.now += UNLISTED_FOR
     sends = beat(desk, only_w2)
 
     assert [*desk.pool.by_identity] == [b"w2", b"other"]
@@ -601,6 +612,7 @@ def test_a_worker_that_is_listed_in_between_stays() -> None:
     nobody, all_ = encode_value([]), encode_value([b"w1".ljust(16, b".")])
 
     for body in (nobody, all_, nobody, all_, nobody):
+        desk.now += UNLISTED_FOR
         beat(desk, body)
 
     assert desk.known("w1")
@@ -785,6 +797,30 @@ def test_what_the_dead_had_not_started_waits_for_no_answer(started: bytes) -> No
     again = desk.handed()
     assert (again.identity, again.message.extras["attempt"]) == (b"w2", 1)
     assert [*desk.pool.by_identity] == [b"w2"]
+
+
+def test_fresh_scripts_are_not_in_quarantine_any_more() -> None:
+    desk = serving("w1")
+    for now in (1.0, 2.0, 3.0):
+        desk.pool.crashed(Suspect("m", "write"), now)
+    assert desk.pool.is_quarantined("write")
+
+    register = Register(b"r", b"S" * 16, "host", "m", {"fresh": True})
+    body = encode_value({"scripts": MANIFEST})
+    desk.core.register(control(), register, body, desk.now)
+
+    desk.take()
+    desk.ask("write")
+    assert desk.handed().identity == b"w1"
+
+
+def test_what_operators_want_of_hosts_is_passed_on() -> None:
+    desk = serving()
+    desk.core.pass_on(control("operator"), Reload(b"id", {}), desk.now)
+
+    told, answer = desk.take()
+    assert (told.identity, told.message) == (b"controlS", Reload(b"id", {}))
+    assert decode_value(answer.body) == {"hosts": ["host"]}
 
 
 # Drain and time

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from falconas.broker.flow import VERDICT_GRACE
+from falconas.broker.quarantine import Suspect
 from falconas.broker.records import Peer, Send, Socket
-from falconas.codec import decode_value
+from falconas.codec import decode_value, encode_value
 from falconas.errors import Code
-from falconas.protocol import Cancel, Reply, Request, Status
+from falconas.protocol import Cancel, Kind, Reply, Request, Status
 from tests.unit.broker.desk import EPOCH, Desk, serving
 
 
@@ -270,7 +271,7 @@ def test_a_repeated_read_keeps_its_budget() -> None:
 
     _, code, body = desk.verdict()
     assert code is Code.DEADLINE_EXCEEDED
-    assert (body["started"], body["retry_safe"]) == ("unknown", True)
+    assert (body["started"], body["retry_safe"]) == ("yes", True)
 
 
 def test_a_cancelled_request_is_not_handed_out_again() -> None:
@@ -280,7 +281,7 @@ def test_a_cancelled_request_is_not_handed_out_again() -> None:
     client = desk.flow.clients.find(b"c1")
     assert client is not None
     desk.flow.cancel(client.pending[id_], desk.now)
-    (cancel,) = desk.take()
+    cancel, _ = desk.take()
     assert cancel.message == Cancel(send.message.id, {})
     assert cancel.identity == b"w1"
 
@@ -288,6 +289,94 @@ def test_a_cancelled_request_is_not_handed_out_again() -> None:
 
     got, code, body = desk.verdict()
     assert (got, code, body["started"]) == (id_, Code.CANCELLED, "no")
+
+
+@pytest.mark.parametrize("after", [0.1, 30.5])
+def test_a_cancel_that_nobody_answers_has_its_verdict_soon(after: float) -> None:
+    desk = serving("w1")
+    id_ = desk.ask("write", budget=30.0)
+    send = desk.handed()
+    desk.now += after
+    desk.register()  # it is not silent
+    client = desk.flow.clients.find(b"c1")
+    assert client is not None
+    for _ in range(2):  # the second one is not passed on
+        desk.flow.cancel(client.pending[id_], desk.now)
+    assert len(desk.take()) == 2
+    soon = min(30.0, after) + VERDICT_GRACE
+    desk.tick(100.0 + soon - 0.01 - desk.now)
+    assert not desk.take()
+
+    desk.tick(0.02)
+
+    got, code, body = desk.verdict()
+    assert (got, code) == (id_, Code.CANCELLED)
+    assert (body["started"], body["retry_safe"]) == ("unknown", False)
+    desk.ask("write")
+    assert not desk.take()
+    desk.reply(send)
+    assert desk.flow.counters["late_replies"] == 1
+
+
+def test_a_worker_says_itself_that_it_was_interrupted() -> None:
+    desk = serving("w1")
+    id_ = desk.ask("write")
+    send = desk.handed()
+    client = desk.flow.clients.find(b"c1")
+    assert client is not None
+    desk.flow.cancel(client.pending[id_], desk.now)
+    desk.take()
+    body = encode_value({"message": "interrupted", "started": "yes"})
+    answer = Reply(send.message.id, Kind.ERROR, Code.CANCELLED, {})
+
+    desk.core.reply(desk.backend("w1"), answer, body, desk.now)
+
+    got, code, fields = desk.verdict()
+    assert (got, code, fields["started"]) == (id_, Code.CANCELLED, "yes")
+    desk.ask("write")
+    assert desk.handed().identity == b"w1"
+
+
+def test_a_cancel_of_what_the_dead_hold_is_told_to_nobody() -> None:
+    desk = serving("w1")
+    desk.ask("write")
+    desk.lost("w1", desk.handed().message.id, "REPLY")
+    (request,) = desk.known("w1").hands.values()
+
+    desk.flow.cancel(request, desk.now)
+
+    assert request.cancelled
+    assert not desk.take()
+
+
+def test_without_a_supervisor_only_the_worker_hears_of_a_cancel() -> None:
+    desk = serving()
+    desk.worker("w1", supervisor=b"T" * 16)
+    desk.ask("write")
+    desk.take()
+    (request,) = desk.known("w1").hands.values()
+
+    desk.flow.cancel(request, desk.now)
+
+    (cancel,) = desk.take()
+    assert cancel.socket is Socket.BACKEND
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_what_is_quarantined_is_answered(*, waits: bool) -> None:
+    desk = serving("w1")
+    desk.ask("read")
+    desk.take()
+    id_ = desk.ask("write") if waits else b""
+    for now in (1.0, 2.0, 3.0):
+        desk.pool.crashed(Suspect("m", "write"), now)
+
+    if waits:
+        desk.flow.refile(desk.now)
+    else:
+        id_ = desk.ask("write")
+
+    assert desk.verdict()[:2] == (id_, Code.FAILED_PRECONDITION)
 
 
 def test_a_known_script_waits_a_second_for_a_worker() -> None:

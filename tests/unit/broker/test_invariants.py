@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from falconas.broker.invariants import check_invariants
+from falconas.broker.quarantine import Suspect
 from falconas.broker.records import Pending, Worker
 from tests.unit.broker.desk import Desk, serving
 
@@ -185,6 +186,15 @@ def wrong_grace(desk: Desk) -> None:
     desk.flow.expiry.set(request, request.deadline)
 
 
+def held_back(desk: Desk) -> None:
+    request = waiting(desk)
+    request.queue.key = frozenset()
+    desk.flow.backlog.queues = {frozenset(): request.queue}
+    suspect = Suspect("m", request.script)
+    desk.pool.quarantine.since[suspect] = desk.now
+    desk.pool._routes.clear()
+
+
 def dead_at_work(desk: Desk) -> None:
     desk.known("w3").dead = True
 
@@ -217,6 +227,7 @@ PLANTED: dict[Callable[[Desk], None], str] = {
     wrong_lane: "in another's lane",
     wrong_uuid: "under another's uuid",
     wrong_identity: "under another's connection",
+    held_back: "waits though it is quarantined",
     two_in_hand: "more than one request in hand",
     dead_at_work: "the dead cannot serve",
     whose: "in hand, but whose",

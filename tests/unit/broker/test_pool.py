@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from falconas.broker.pool import MANIFESTS, Pool, script_infos
+from falconas.broker.pool import MANIFESTS, UNLISTED_FOR, Pool, script_infos
+from falconas.broker.quarantine import Suspect
 from falconas.broker.records import LaneKey, ScriptInfo, Worker
 from tests.unit.broker.desk import pending
 
@@ -136,9 +137,51 @@ def test_a_worker_is_missing_when_it_was_left_out_twice_in_a_row(pool: Pool) -> 
 
     lists = [both, [other.uuid], both, [other.uuid], [], [one.uuid]]
 
-    missing = [pool.missing(theirs, alive) for alive in lists]
+    missing = [pool.missing(theirs, alive, now) for now, alive in enumerate(lists)]
     assert missing == [[], [], [], [], [one], [other]]
-    assert pool.missing(b"nobody".ljust(16, b"."), []) == []
+    assert pool.missing(b"nobody".ljust(16, b"."), [], 9.0) == []
+
+
+def test_two_lists_of_one_moment_are_as_one(pool: Pool) -> None:
+    (one,) = idle(pool, b"1")
+
+    assert pool.missing(one.supervisor, [], 10.0) == []
+    assert pool.missing(one.supervisor, [], 10.4) == []
+    assert pool.missing(one.supervisor, [], 10.0 + UNLISTED_FOR) == [one]
+
+
+def test_the_dead_are_not_missed(pool: Pool) -> None:
+    (one,) = idle(pool, b"1")
+    one.dead = True
+
+    assert [pool.missing(one.supervisor, [], now) for now in (1.0, 2.0)] == [[], []]
+
+
+def test_a_script_that_crashes_too_often_is_routed_to_its_other_version(
+    pool: Pool,
+) -> None:
+    (one,) = idle(pool, b"1")
+    (other,) = idle(pool, b"2", lane=B)
+    assert pool.choose(pool.route("read")) is one
+    for now in (1.0, 2.0):
+        assert not pool.crashed(Suspect("a", "read"), now)
+
+    assert pool.crashed(Suspect("a", "read"), 3.0)
+
+    assert pool.choose(pool.route("read")) is other
+    assert not pool.is_quarantined("read")
+    pool.remove(other)
+    assert not pool.is_quarantined("read")  # for b, the newer one, may come back
+    pool.learn("a", {})
+    assert pool.is_quarantined("read")
+    assert not pool.is_quarantined("only_b")  # it does not load
+    assert pool.choose(pool.route("only_a")) is one
+
+    assert not pool.pardon({"b"})
+    assert pool.pardon({"a", "b"})
+
+    assert not pool.is_quarantined("read")
+    assert pool.choose(pool.route("read")) is one
 
 
 def test_a_sound_new_version_of_a_script_counts(pool: Pool) -> None:

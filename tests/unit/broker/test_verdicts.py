@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from falconas.broker import verdicts
-from falconas.broker.records import LaneKey, Worker
+from falconas.broker.records import LaneKey, Loss, Worker
 from falconas.codec import decode_value, encode_value
 from falconas.errors import Code, Started
 from tests.unit.broker.desk import info, pending
@@ -57,15 +57,38 @@ def test_why_nobody_served() -> None:
 
 
 def test_a_lost_worker_is_named_with_the_reason() -> None:
-    error = verdicts.lost(
-        pending(info=info(idempotent=True)), "db1/0", Started.YES, "signal 9"
-    )
+    loss = Loss(b"", Started.YES, "signal 9")
+    request = pending(info=info(idempotent=True))
+    error = verdicts.lost(request, "db1/0", loss, late=False)
 
     assert error.code is Code.UNAVAILABLE
     assert "db1/0 was lost with the request: signal 9" in error.message
     assert error.started is Started.YES
     assert error.retry_safe
-    assert not verdicts.lost(pending(), "", Started.YES, "").retry_safe
+    assert not verdicts.lost(pending(), "", loss, late=False).retry_safe
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_a_worker_that_had_to_die(*, late: bool) -> None:
+    loss = Loss(b"", Started.YES, "signal 9", late=late)
+    cancelled = verdicts.lost(pending(cancelled=True), "db1/0", loss, late=late)
+    assert cancelled.code is Code.CANCELLED
+    error = verdicts.lost(pending(), "db1/0", loss, late=late)
+    assert error.code is (Code.DEADLINE_EXCEEDED if late else Code.UNAVAILABLE)
+    for each in (cancelled, error):
+        assert each.started is Started.YES
+        assert "signal 9" in each.message
+        assert "db1/0" in each.message
+        assert not each.retry_safe
+
+
+def test_quarantine_says_how_it_ends() -> None:
+    error = verdicts.quarantined(pending(script="daily"))
+
+    assert error.code is Code.FAILED_PRECONDITION
+    assert "script daily is quarantined" in error.message
+    assert "`falconas reload`" in error.message
+    assert error.started is Started.NO
 
 
 def test_not_started_of_a_second_attempt_is_unknown() -> None:

@@ -24,8 +24,10 @@ from falconas.protocol import (
     Kind,
     Lost,
     Message,
+    Ping,
     Ready,
     Register,
+    Reload,
     Reply,
     Request,
     Return,
@@ -37,7 +39,9 @@ from tests.unit.broker.peers import CAPS, MANIFESTS, Asked, Caller, Host, Link, 
 
 # As documented, not as imported: the rule itself is under test.
 GRACE, RESOLUTION, SLACK = 0.7, 0.01, 1e-6
-ANSWER_WAIT = 0.1
+ANSWER_WAIT, UNLISTED_FOR, RETURN_WAIT = 0.5, 0.5, 3.0
+CRASHES, WINDOW = 3, 60.0
+OPERATOR = b"operator"
 SETTINGS = Broker(
     queue_requests=5,
     queue_bytes=200,
@@ -67,13 +71,18 @@ class World:
         self.handed: dict[Id, Asked] = {}  # by dispatch id
         self.dying: set[bytes] = set()  # may still be heard, but get nothing
         self.burials: dict[bytes, float] = {}
-        self.unlisted: set[bytes] = set()
+        self.unlisted: dict[bytes, float] = {}
+        self.latest: dict[bytes, Id] = {}  # what a worker was handed last
+        self.crashes: dict[tuple[str, str], list[float]] = {}
+        self.quarantined: set[tuple[str, str]] = set()
         self.learned: set[str] = set()
         self.given_back = 0
         self.introduced: dict[bytes, bytes] = {}
+        self._deserted: list[Asked] = []
         self._greeting: Caller | None = None
         self._duplicate: bytes | None = None
         self._serial = 0
+        self.links[OPERATOR] = Link(OPERATOR)
 
     def link(self) -> Link:
         self._serial += 1
@@ -83,12 +92,19 @@ class World:
 
     # Clients
 
-    def caller(self, session: bytes) -> Caller:
-        caller = Caller(session, self.link())
+    def is_told(self, asked: Asked) -> bool:
+        """Tell whether a request has its verdict, or its worker was told to stop."""
+        holder = self._holder(asked)
+        if asked.verdict is not None or holder is None:
+            return asked.verdict is not None or asked.cancelled_at is not None
+        worker, dispatch = holder
+        told = [message for message, _ in worker.link.down]
+        return Cancel(dispatch, {}) in told or not worker.link.open
+
+    def caller(self, session: bytes, envelope: tuple[bytes, ...] = ()) -> Caller:
+        caller = Caller(session, self.link(), envelope)
         if session:
             self.hello(caller, caller.link)
-        else:
-            caller.envelope = (b"",)
         self.callers.append(caller)
         return caller
 
@@ -98,6 +114,7 @@ class World:
             caller.link, self._greeting = link, caller
             peer = Peer(Socket.FRONTEND, link.identity)
             self.core.hello(peer, Hello(b"hello", caller.session, {}), self.now)
+            caller.gone_at = None
             self.flush()
             self._greeting = None
             late = [a for a in self._of(caller) if (a.held_until or 0.0) > self.now]
@@ -127,6 +144,8 @@ class World:
             self.now,
             self.now + min(wanted, cap or wanted),
             caller.link,
+            watched=bool(extras and extras.get("cancel_on_disconnect"))
+            and not caller.envelope,
         )
         busy, full = self._limits(caller, len(body))
         self.asked[id_] = asked
@@ -157,10 +176,30 @@ class World:
     def cancel(self, asked: Asked) -> None:
         caller = asked.caller
         peer = Peer(Socket.FRONTEND, caller.link.identity, caller.envelope)
+        heard = bool(asked.to is caller.link or caller.session)
+        first = heard and not self._may_be_cancelled(asked) and asked.verdict is None
+        holder = self._holder(asked)
         self.core.cancel(peer, Cancel(asked.id, {}), self.now)
-        if asked.to is caller.link or caller.session:
-            asked.cancelled = True
+        if heard and asked.cancelled_at is None:
+            asked.cancelled_at = self.now
         self.flush()
+        if first and holder is not None:
+            worker, dispatch = holder
+            told = Cancel(dispatch, {"worker": worker.uuid}), b""
+            known = worker.host.uuid in self.core.hosts.supervisors
+            assert not known or told in worker.host.link.down, "cancel not passed on"
+
+    def _holder(self, asked: Asked) -> tuple[Process, Id] | None:
+        """Return who has a request in hand, unless it is dead."""
+        for worker in self.live.values():
+            for dispatch in self.owing[worker.uuid]:
+                if self.handed[dispatch] is asked and worker.uuid not in self.dying:
+                    return worker, dispatch
+        return None
+
+    def _may_be_cancelled(self, asked: Asked) -> bool:
+        """Tell whether somebody wanted that, or the caller was gone for too long."""
+        return asked.cancelled_at is not None or asked.deserted
 
     def _limits(self, caller: Caller, size: int) -> tuple[bool, bool]:
         """Tell whether the client's bound and the queue's are reached."""
@@ -182,9 +221,10 @@ class World:
         self.hosts.append(host)
         return host
 
-    def register(self, host: Host) -> None:
+    def register(self, host: Host, *, fresh: bool = False) -> None:
         self.learned.add(host.manifest)
-        register = Register(b"r", host.uuid, "h", host.manifest, {})
+        extras = {"fresh": fresh}
+        register = Register(b"r", host.uuid, "h", host.manifest, extras)
         body = encode_value({"scripts": MANIFESTS[host.manifest]})
         host.link.up.append((register, body))
 
@@ -193,9 +233,28 @@ class World:
         heartbeat = Heartbeat(b"h", host.uuid, {})
         host.link.up.append((heartbeat, encode_value(alive)))
 
+    def reload(self) -> None:
+        """Let an operator ask all supervisors to load their scripts anew."""
+        supervisors = self.core.hosts.supervisors.values()
+        self._pardon({supervisor.manifest for supervisor in supervisors})
+        peer = Peer(Socket.CONTROL, OPERATOR)
+        self.core.pass_on(peer, Reload(b"reload", {}), self.now)
+        self.flush()
+        told = [link for link in self.links.values() if _has_reload(link)]
+        assert len(told) == len(supervisors), "not all were told"
+        for link in told:
+            link.down.pop()
+
+    def held(self, worker: Process) -> list[Asked]:
+        """Return what a worker has in hand, by its and the broker's books."""
+        if self.live.get(worker.link.identity) is not worker:
+            return []
+        asked = [self.handed[dispatch] for dispatch in self.owing[worker.uuid]]
+        return [a for a in asked if a.verdict is None and worker.uuid not in self.dying]
+
     def spawn(self, host: Host, group: str) -> Process:
-        uuid = bytes([100 + len(self.workers)]) * 16
-        worker = Process(uuid, host, group, self.link())
+        uuid = (100 + len(self.workers)).to_bytes(2, "big") * 8
+        worker = Process(uuid, host, group, self.link(), host.manifest)
         self.workers.append(worker)
         worker.introduce()
         return worker
@@ -207,7 +266,7 @@ class World:
         if request is None:
             return
         asked = self.asked[request.extras["origin"]]
-        idempotent = MANIFESTS[worker.host.manifest][request.script]["idempotent"]
+        idempotent = MANIFESTS[worker.manifest][request.script]["idempotent"]
         asked.starts.append(idempotent)
         assert asked.starts.count(False) <= 1, "not idempotent, but started twice"
         assert len(asked.starts) <= 2, "started three times"
@@ -215,11 +274,18 @@ class World:
             assert _started(asked.verdict) != "no", "started in spite of its verdict"
 
     def end(
-        self, worker: Process, kept: int, *, noticed: bool, state: str = "IDLE"
+        self,
+        worker: Process,
+        kept: int,
+        *,
+        noticed: bool,
+        state: str = "IDLE",
+        **extras: Any,
     ) -> None:
         """Kill a worker; `kept` of its last messages still arrive.
 
-        `state` is what it did last, if it did not work on a request.
+        `state` is what it did last, if it did not work on a request; `extras` say
+        why it had to die, or that it is to blame.
         """
         worker.alive = False
         up = worker.link.up
@@ -227,7 +293,7 @@ class World:
             up.pop()
         worker.link.open = not noticed
         state = "RUN" if worker.running else state
-        lost = Lost(worker.slot, worker.uuid, state, "killed", {})
+        lost = Lost(worker.slot, worker.uuid, state, "killed", extras)
         worker.host.link.up.append((lost, b""))
 
     def reconnect(self, worker: Process, kept: int) -> None:
@@ -275,14 +341,20 @@ class World:
         elif isinstance(message, Disconnect):
             self._gone(link)
             core.disconnect(peer, now)
-        elif isinstance(message, Lost):
+        else:
+            self._arrive_at_control(link, message, body)
+
+    def _arrive_at_control(self, link: Link, message: Message, body: bytes) -> None:
+        core, now = self.core, self.now
+        peer = Peer(Socket.CONTROL, link.identity)
+        if isinstance(message, Lost):
             self._died(message)
-            core.lost(message, now)
         elif isinstance(message, Register):
-            core.register(Peer(Socket.CONTROL, link.identity), message, body, now)
+            if message.extras["fresh"]:
+                self._pardon({message.manifest})
+            core.register(peer, message, body, now)
         elif isinstance(message, Heartbeat):
             self._beaten(message, body)
-            peer = Peer(Socket.CONTROL, link.identity)
             core.heartbeat(peer, message, body, now)
             self._check_known()
 
@@ -299,20 +371,52 @@ class World:
             alive = decode_value(body)
             workers = self.live.values()
             theirs = {w.uuid for w in workers if w.host.uuid == heartbeat.supervisor}
-            missing = theirs.difference(alive)
-            twice = missing & self.unlisted
-            self.unlisted = (self.unlisted - theirs) | missing
-            self._forget(twice)
+            missing = theirs.difference(alive) - self.dying
+            for uuid in theirs - missing:
+                self.unlisted.pop(uuid, None)
+            since = {uuid: self.unlisted.setdefault(uuid, self.now) for uuid in missing}
+            self._forget(
+                {u for u, at in since.items() if self.now >= at + UNLISTED_FOR}
+            )
 
     def _died(self, lost: Lost) -> None:
         """Forget a worker, but not yet where its answer may be on its way."""
-        known = lost.worker in {worker.uuid for worker in self.live.values()}
-        answered = lost.state not in {"RUN", "COMMIT"}
-        if known and answered and lost.id in self.owing[lost.worker]:
+        worker = next((w for w in self.live.values() if w.uuid == lost.worker), None)
+        owed = worker is not None and lost.id in self.owing[lost.worker]
+        asked = self.handed[lost.id] if owed else None
+        asked = asked if asked and asked.verdict is None else None
+        self._blame(worker, lost)
+        if owed and lost.state not in {"RUN", "COMMIT"}:
             self.dying.add(lost.worker)
             self.burials[lost.worker] = self.now + ANSWER_WAIT
         else:
             self._forget({lost.worker})
+        self.core.lost(lost, self.now)
+        self.flush()
+        why = lost.extras.get("why")
+        if asked is not None and why is not None:
+            assert asked.verdict is not None, "its worker was ended in vain"
+            code = Code(asked.verdict[0].code)
+            if why == "cancel" or asked.cancelled_at is not None:
+                assert code is Code.CANCELLED
+            else:
+                assert code in {Code.DEADLINE_EXCEEDED, Code.CANCELLED}
+            assert _started(asked.verdict) == "yes"
+
+    def _blame(self, worker: Process | None, lost: Lost) -> None:
+        if worker is None or not lost.extras.get("crash"):
+            return
+        if self.latest.get(lost.worker) == lost.id:
+            culprit = worker.manifest, self.handed[lost.id].script
+            times = [*self.crashes.get(culprit, []), self.now][-CRASHES:]
+            self.crashes[culprit] = times
+            if len(times) == CRASHES and times[-1] - times[0] <= WINDOW:
+                self.quarantined.add(culprit)
+
+    def _pardon(self, manifests: set[str]) -> None:
+        for culprit in [c for c in self.crashes if c[0] in manifests]:
+            del self.crashes[culprit]
+            self.quarantined.discard(culprit)
 
     def _forget(self, uuids: set[bytes]) -> None:
         gone = [i for i, worker in self.live.items() if worker.uuid in uuids]
@@ -324,7 +428,8 @@ class World:
         if worker is not None:
             self.owing.pop(worker.uuid, None)
             self.dying.discard(worker.uuid)
-            self.unlisted.discard(worker.uuid)
+            self.unlisted.pop(worker.uuid, None)
+            self.latest.pop(worker.uuid, None)
 
     def _heard(self, link: Link, answer: Reply | Return) -> bool:
         """Tell whether the worker owed that; it does no longer."""
@@ -340,11 +445,18 @@ class World:
         due = {uuid for uuid, at in self.burials.items() if at <= self.now}
         self.burials = {u: at for u, at in self.burials.items() if u not in due}
         self._forget(due)
+        for asked in self.asked.values():
+            gone_at = asked.caller.gone_at
+            gone = gone_at is not None and self.now >= gone_at + RETURN_WAIT
+            asked.deserted |= asked.watched and gone
         self.core.tick(self.now)
         self.flush()
         for asked in self.asked.values():
             if asked.verdict is None:
-                limit = asked.deadline + RESOLUTION + (GRACE if asked.handed else 0.0)
+                until = asked.deadline
+                if asked.cancelled_at is not None:
+                    until = min(until, asked.cancelled_at)
+                limit = until + RESOLUTION + (GRACE if asked.handed else 0.0)
                 assert self.now < limit + SLACK, "no verdict in time"
 
     def check(self) -> None:
@@ -400,6 +512,10 @@ class World:
                 elif isinstance(send.message, Request):
                     self.asked[send.message.extras["origin"]].unsent = True
                 self._hand_over(send, link)
+            # What was decided before the broker knew has been said by now.
+            for asked in self._deserted:
+                asked.cancelled_at = asked.cancelled_at or self.now
+            self._deserted.clear()
 
     def _hand_over(self, send: Send, link: Link) -> None:
         message = send.message
@@ -412,7 +528,19 @@ class World:
         if send.socket is Socket.FRONTEND and asked and asked.caller.session:
             asked.held_until = self.now + self.settings.budget
         self._gone(link)
+        if send.socket is Socket.FRONTEND:
+            self._desert(link)
         self.core.unreachable(send, self.now)
+
+    def _desert(self, link: Link) -> None:
+        """Note that the broker now knows that a client's connection is gone."""
+        for caller in self.callers:
+            if caller.session and caller.link is link and caller.gone_at is None:
+                caller.gone_at = self.now
+        for asked in self.asked.values():
+            alone = not asked.caller.session and asked.to is link
+            if alone and asked.watched and asked.verdict is None:
+                self._deserted.append(asked)
 
     def _to_worker(self, send: Send, request: Request) -> None:
         worker = self.live.get(send.identity)
@@ -420,13 +548,16 @@ class World:
         assert worker.uuid not in self.dying, "a request to the dead"
         assert not self.owing[worker.uuid], "more than one request in hand"
         self.owing[worker.uuid].add(request.id)
+        self.latest[worker.uuid] = request.id
         asked = self.handed[request.id] = self.asked[request.extras["origin"]]
         asked.handed += 1
         assert asked.verdict is None, "handed out after its verdict"
-        assert not asked.cancelled, "handed out though cancelled"
+        assert asked.cancelled_at is None, "handed out though cancelled"
+        culprit = worker.manifest, request.script
+        assert culprit not in self.quarantined, "handed out though quarantined"
         assert send.body == asked.body, "somebody else's parameters"
         assert request.script == asked.script
-        entry = MANIFESTS[worker.host.manifest].get(request.script)
+        entry = MANIFESTS[worker.manifest].get(request.script)
         assert entry is not None, "a worker without the script"
         assert entry["error"] is None, "a script that does not load"
         deadline = min(asked.deadline, asked.at + (entry["budget"] or 9.9))
@@ -440,6 +571,9 @@ class World:
         message = send.message
         if isinstance(message, Welcome):
             self._welcomed(send)
+            return
+        if isinstance(message, Ping):
+            assert link.identity not in self._enveloped(), "a REQ cannot take that"
             return
         assert isinstance(message, Reply)
         asked = self.asked[message.id]
@@ -470,6 +604,12 @@ class World:
             assert asked.starts, "a result without a start"
             return
         fields = decode_value(verdict[1])
+        if reply.code == Code.CANCELLED:
+            assert self._may_be_cancelled(asked), "cancelled, but who wanted that?"
+        elif reply.code == Code.FAILED_PRECONDITION:
+            scripts = {script for _, script in self.quarantined}
+            assert asked.script in scripts, "not quarantined, or no longer"
+            assert not self._others(asked.script), "another version could serve"
         if reply.code == Code.UNKNOWN:
             assert fields["message"] == asked.body.decode(), "somebody else's error"
         if fields["started"] == "no":
@@ -485,6 +625,18 @@ class World:
         elif "ran out" in fields["message"]:
             assert self.now > asked.at + 0.01
 
+    def _others(self, script: str) -> set[str]:
+        """Return the manifests at hand whose version of a script may be run."""
+        pool = self.core.flow.pool
+        entries = {m: MANIFESTS[m].get(script) for m in pool.manifests}
+        sound = {m for m, entry in entries.items() if entry and not entry["error"]}
+        served = {w.lane.manifest for w in pool.by_uuid.values()} & sound
+        return {m for m in served if (m, script) not in self.quarantined}
+
+    def _enveloped(self) -> set[bytes]:
+        asked = self.asked.values()
+        return {a.to.identity for a in asked if a.caller.envelope}
+
     def _welcomed(self, send: Send) -> None:
         caller = self._greeting
         if caller is None:
@@ -496,6 +648,10 @@ class World:
 
 
 _ENDS = ("verdicts.", "replies.")
+
+
+def _has_reload(link: Link) -> bool:
+    return bool(link.down) and isinstance(link.down[-1][0], Reload)
 
 
 def _started(verdict: tuple[Reply, bytes]) -> str:

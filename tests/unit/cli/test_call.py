@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import pytest
 
-from falconas.errors import DeadlineExceeded, FalconError
+from falconas.errors import Cancelled, DeadlineExceeded, FalconError, Started
 
 CATALOGUE = {
     "order": {
@@ -21,13 +21,15 @@ CATALOGUE = {
 class FakeCall:
     def __init__(self, outcome: Any) -> None:
         self.outcome = outcome
+        self.ends: Any = Cancelled()
         self.cancelled = False
         self.info = {"worker": "h/1", "node": "main", "run_us": 2000}
 
     def result(self) -> Any:
-        if isinstance(self.outcome, BaseException):
-            raise self.outcome
-        return self.outcome
+        outcome = self.ends if self.cancelled else self.outcome
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
 
     def cancel(self) -> None:
         self.cancelled = True
@@ -138,6 +140,48 @@ def test_ctrl_c_cancels(falconas: Any, client: Any) -> None:
     client.outcome = KeyboardInterrupt()
     assert falconas("call", "order").code == 130
     assert client.made[0].call.cancelled
+    assert client.made[0].closed
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        (Cancelled(started=Started.NO), "cancelled; it had not started"),
+        (Cancelled(started=Started.YES), "cancelled; it had started"),
+        (
+            Cancelled(started=Started.UNKNOWN),
+            "cancelled; whether it had started is not known",
+        ),
+        (
+            DeadlineExceeded("late", started=Started.YES),
+            "it had failed: DEADLINE_EXCEEDED: late (started)",
+        ),
+        ([1], "too late to cancel: it was done"),
+    ],
+)
+def test_ctrl_c_says_what_became_of_it(
+    falconas: Any, client: Any, monkeypatch: pytest.MonkeyPatch, ends: Any, said: str
+) -> None:
+    client.outcome = KeyboardInterrupt()
+    made = FakeCall.__init__
+
+    def ending(self: FakeCall, outcome: Any) -> None:
+        made(self, outcome)
+        self.ends = ends
+
+    monkeypatch.setattr(FakeCall, "__init__", ending)
+    assert falconas("call", "order") == (130, "", f"\nfalconas: interrupted: {said}\n")
+
+
+def test_a_second_ctrl_c_does_not_wait(
+    falconas: Any, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FakeCall, "result", interrupted)
+    assert falconas("call", "order") == (130, "", "\n\nfalconas: interrupted\n")
+    assert client.made[0].closed
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import signal
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from falconas.cli.dev import _until_end, _until_ready, _welcome
+from falconas.cli.dev import _reloading, _until_end, _until_ready, _welcome
 from falconas.config import Broker, Database, Settings
 from falconas.database.embedded import EmbeddedError
 from falconas.errors import Unavailable
@@ -71,6 +74,26 @@ def test_the_welcome_says_what_to_do_next() -> None:
     assert "falconas call --frontend tcp://127.0.0.1:7000 echo\n" in text
     assert "the given one (host=h password=***)" in text
     assert "PG… variables" in _welcome(Settings(), "echo", given=True)
+
+
+def test_a_changed_script_is_told_to_the_workers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[tuple[str, signal.Signals]] = []
+    watched: list[Path] = []
+
+    @contextmanager
+    def reloading(folder: Path, reload: Callable[[], None]) -> Iterator[None]:
+        watched.append(folder)
+        reload()
+        yield
+
+    monkeypatch.setattr(sys.modules["falconas.cli.dev"], "reloading", reloading)
+    children: Any = FakeChildren(["worker"])
+    children.signal = lambda *order: told.append(order)
+
+    assert _reloading(children, Settings(), given=True) == "worker"
+    assert (watched, told) == ([Path("workers")], [("worker", signal.SIGHUP)])
 
 
 def test_a_database_of_our_own_that_dies_is_noticed(

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from falconas.cli.output import print_value, served_by, to_json
+from falconas.cli.output import print_value, served_by, short, to_json
 
 
 def test_json_keeps_what_json_has_and_writes_the_rest_as_text() -> None:
@@ -47,7 +47,14 @@ def test_people_get_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out) == [{"a": 1}]
 
 
+def test_a_hash_is_shortened() -> None:
+    assert short("0123456789abcdef") == "01234567"
+    assert short(None) == ""
+
+
 def test_who_served() -> None:
     info = {"worker": "h/1", "node": "n", "run_us": 1500}
     assert served_by(info) == "served by h/1 on node n in 1.5 ms"
+    info["hash"] = "0123456789abcdef"
+    assert served_by(info) == "served by h/1 on node n in 1.5 ms, script 01234567"
     assert served_by({}) == "served by this process on node ?"

@@ -5,10 +5,12 @@ from typing import Any
 from falconas.cli.reports import (
     catalogue_text,
     example_call,
+    reloads_text,
     script_text,
     signature,
     status_text,
 )
+from falconas.client.operator import Reloaded
 
 PARAMS: list[dict[str, Any]] = [
     {"name": "id", "type": "int", "required": True, "schema": {"type": "integer"}},
@@ -33,7 +35,7 @@ GOOD: dict[str, Any] = {
     "access": "read",
     "idempotent": True,
     "budget": 2.0,
-    "hash": "00ff",
+    "hash": "00ffeeddccbbaa99",
     "description": "Does it.\n\nReally.",
     "params": PARAMS,
     "error": None,
@@ -48,10 +50,19 @@ def test_signature_reads_like_python() -> None:
 
 def test_catalogue_lists_what_is_served_and_what_does_not_load() -> None:
     lines = catalogue_text({"bad": BAD, "good": GOOD}).split("\n")
-    assert lines[0].split() == ["script", "access", "parameters", "description"]
-    assert lines[2].startswith("good    read    id: int, kind")
+    heads = ["script", "access", "hash", "parameters", "description"]
+    assert lines[0].split() == heads
+    assert lines[2].startswith("good    read    00ffeedd  id: int, kind")
     assert lines[2].endswith("Does it.")
     assert lines[3:] == ["", "do not load:", r"  bad: bad.py:1: SyntaxError: no\x1b"]
+
+
+def test_a_quarantined_script_is_named() -> None:
+    held = {**GOOD, "quarantined": "it killed 3 workers"}
+    text = catalogue_text({"good": GOOD, "held": held})
+    assert text.endswith("\n\nquarantined:\n  held: it killed 3 workers")
+    assert "quarantined: it killed 3 workers" in script_text("held", {"held": held})
+    assert "quarantined" not in script_text("good", {"good": GOOD})
 
 
 def test_an_empty_catalogue_says_so() -> None:
@@ -61,7 +72,14 @@ def test_an_empty_catalogue_says_so() -> None:
 
 def test_a_script_in_full() -> None:
     text = script_text("good", {"good": GOOD})
-    for part in ("good(id: int", "Does it.\n\nReally.", "read", "2s", "00ff", "yes"):
+    for part in (
+        "good(id: int",
+        "Does it.\n\nReally.",
+        "read",
+        "2s",
+        "00ffeeddccbbaa99",
+        "yes",
+    ):
         assert part in text
     rows = [line.split() for line in text.split("\n")[-8:]]
     assert rows == [
@@ -103,7 +121,7 @@ def report(**changes: Any) -> dict[str, Any]:
         "host": "h",
         "group": "default",
         "node": "main",
-        "manifest": "00",
+        "manifest": "0123456789abcdef",
         "state": "busy",
         "reason": None,
         "script": "echo",
@@ -134,8 +152,10 @@ def test_status_shows_broker_and_workers() -> None:
         "clients: 4",
         "workers: 2, 1 busy",
     ]
-    assert " ".join(lines[7].split()) == "h/0 default main busy echo 1.3 s 5 2 7"
-    assert " ".join(lines[8].split()) == "h/1 default main idle - - 5 2 7"
+    assert (
+        " ".join(lines[7].split()) == "h/0 default main 01234567 busy echo 1.3 s 5 2 7"
+    )
+    assert " ".join(lines[8].split()) == "h/1 default main 01234567 idle - - 5 2 7"
     assert lines[-1] == "lost: 1"
 
 
@@ -148,6 +168,58 @@ def test_status_without_workers() -> None:
 def test_status_says_why_a_worker_is_not_ready() -> None:
     worker = {**report()["workers"][1], "state": "unready", "reason": "no database"}
     assert "h/1 is not ready: no database" in status_text(report(workers=[worker]))
+
+
+def supervisor(host: str, **changes: Any) -> dict[str, Any]:
+    entry = {"host": host, "pid": 9, "workers": 2, "seen_s": 0.1}
+    entry |= {"manifest": "0123456789abcdef", "draining": False, "reload": None}
+    return entry | changes
+
+
+def test_status_shows_the_supervisors_and_their_reloads() -> None:
+    failed = {"id": "00", "state": "failed", "reason": "a.py:1: SyntaxError\x1b"}
+    text = status_text(
+        report(
+            supervisors=[
+                supervisor("a"),
+                supervisor("b", draining=True, reload={"state": "done", "reason": ""}),
+                supervisor("c", reload=failed),
+            ]
+        )
+    )
+    rows = [" ".join(line.split()) for line in text.split("\n")]
+    start = rows.index("host pid workers manifest state reload")
+    assert rows[start + 2 : start + 6] == [
+        "a 9 2 01234567 serving -",
+        "b 9 2 01234567 draining done",
+        "c 9 2 01234567 serving failed",
+        r"c: the reload failed: a.py:1: SyntaxError\x1b",
+    ]
+
+
+def test_status_says_what_is_quarantined() -> None:
+    entry = {"script": "bad", "manifest": "0123456789abcdef", "hash": "1", "since": 75}
+    text = status_text(report(quarantined=[entry]))
+    assert "bad is quarantined for 1m 15s: it killed its workers" in text
+    assert "(manifest 01234567)" in text
+
+
+def test_a_reload_is_a_row_for_each_supervisor() -> None:
+    old, new = "0123456789abcdef", "fedcba9876543210"
+    lines = reloads_text(
+        [
+            Reloaded("a", 1, "done", old, new, ""),
+            Reloaded("b", 2, "failed", old, old, "x.py does not load"),
+            Reloaded("c", 3, "gone", "", "", "its supervisor has left"),
+        ]
+    ).split("\n")
+    assert [" ".join(line.split()) for line in lines] == [
+        "host pid result manifest reason",
+        "---- --- ------ -------------------- -----------------------",
+        "a 1 done 01234567 -> fedcba98 -",
+        "b 2 failed 01234567 -> 01234567 x.py does not load",
+        "c 3 gone ? -> ? its supervisor has left",
+    ]
 
 
 def test_status_takes_a_report_of_an_older_broker() -> None:

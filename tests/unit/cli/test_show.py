@@ -9,6 +9,7 @@ from falconas.errors import Unavailable
 
 CATALOGUE: dict[str, Any] = {
     "echo": {"access": "read", "params": [], "hash": "00", "error": None},
+    "held": {"params": [], "error": None, "quarantined": "it kills its workers"},
     "broken": {"params": [], "error": "broken.py:1: SyntaxError"},
 }
 REPORT = {
@@ -17,6 +18,7 @@ REPORT = {
     "queue": {"requests": 0, "bytes": 0},
     "counters": {},
     "workers": [],
+    "supervisors": [],
     "clients": 0,
 }
 
@@ -73,6 +75,12 @@ def test_a_script_that_does_not_load_fails(falconas: Any) -> None:
     assert "does not load: broken.py:1: SyntaxError" in result.out
     assert falconas("scripts", "broken", "--json").code == 1
     assert falconas("scripts").code == 0
+
+
+def test_a_quarantined_script_fails(falconas: Any) -> None:
+    result = falconas("scripts", "held")
+    assert result.code == 1
+    assert "quarantined: it kills its workers" in result.out
 
 
 def test_status(falconas: Any) -> None:

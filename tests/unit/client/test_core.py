@@ -498,7 +498,7 @@ def test_a_client_that_is_asked_to_introduces_itself_again(met: Harness) -> None
     kept = met.call("a", "write")
     met.call("b", "write")
     met.flush()
-    met.core.cancel(kept)
+    met.core.cancel(kept, met.now)
     met.give(Welcome(b"?", EPOCH, 1.0, {}), [])
     met.give(Welcome(b"?", EPOCH, 1.0, {}), [])
     (hello,) = met.flush()
@@ -582,7 +582,7 @@ def test_the_whole_catalogue_is_waited_for_as_long_as_the_client_has_patience(
 
 def test_what_has_not_left_is_cancelled_at_once(met: Harness) -> None:
     call = met.call("a", "write")
-    met.core.cancel(call)
+    met.core.cancel(call, met.now)
     assert met.flush() == []
     assert outcome(met.error("a")) == (Cancelled, "no", True)
 
@@ -590,13 +590,13 @@ def test_what_has_not_left_is_cancelled_at_once(met: Harness) -> None:
 def test_what_was_sent_is_cancelled_by_the_broker(met: Harness) -> None:
     call = met.call("a", "write")
     met.flush()
-    met.core.cancel(call)
-    met.core.cancel(call)
+    met.core.cancel(call, met.now)
+    met.core.cancel(call, met.now)
     assert met.flush() == [Cancel(call.id, {})]
     assert met.verdicts == {}
     met.reply(call.id, "too late")
     assert met.verdicts["a"].value() == "too late"
-    met.core.cancel(call)
+    met.core.cancel(call, met.now)
     assert met.flush() == []
 
 
@@ -604,14 +604,14 @@ def test_a_cancel_after_the_verdict_is_not_sent(met: Harness) -> None:
     call = met.call("a", "write")
     met.flush()
     met.reply(call.id, 1)
-    met.core.cancel(call)
+    met.core.cancel(call, met.now)
     assert met.flush() == []
 
 
 def test_a_cancel_during_the_loss_is_sent_when_the_broker_is_back(met: Harness) -> None:
     calls = lost_with(met, a="write", b="read")
-    met.core.cancel(calls["a"])
-    met.core.cancel(calls["b"])
+    met.core.cancel(calls["a"], met.now)
+    met.core.cancel(calls["b"], met.now)
     assert met.flush() == []
     assert met.meet(held=[calls["a"].id]) == [Cancel(calls["a"].id, {})]
     assert outcome(met.error("b")) == (Cancelled, "unknown", True)
@@ -621,22 +621,81 @@ def test_a_cancelled_repetition_may_have_been_started(met: Harness) -> None:
     call = lost_with(met, a="read")["a"]
     hello = met.connect()
     met.give(Welcome(hello.id, OTHER_EPOCH, 1.0, {}), [])
-    met.core.cancel(call)
+    met.core.cancel(call, met.now)
     met.settle()
     assert outcome(met.error("a")) == (Cancelled, "unknown", True)
 
 
 def test_cancelled_calls_of_a_lost_broker_end_as_cancelled(met: Harness) -> None:
     call = lost_with(met, a="write")["a"]
-    met.core.cancel(call)
+    met.core.cancel(call, met.now)
     met.pass_time(LOST_WINDOW)
     assert outcome(met.error("a")) == (Cancelled, "unknown", False)
+
+
+def test_a_cancelled_call_ends_here_when_the_broker_does_not_say_how(
+    met: Harness,
+) -> None:
+    call = met.call("a", "write", budget=20.0)
+    met.flush()
+    met.core.cancel(call, met.now)
+    assert met.core.wake_at() == met.now + GRACE
+    met.pass_time(GRACE - 0.01)
+    assert met.verdicts == {}
+    met.pass_time(0.01)
+    assert outcome(met.error("a")) == (Cancelled, "unknown", False)
+    assert str(met.error("a")) == f"cancelled; no word of it from {ENDPOINT}"
+    assert met.verdicts["a"].info == {"verdict": "client"}
+    assert met.core.counters["last_resort"] == 1
+
+
+def test_a_cancel_does_not_put_the_end_off(met: Harness) -> None:
+    call = met.call("a", "write", budget=2.0)
+    met.flush()
+    met.pass_time(2.5)
+    met.core.cancel(call, met.now)
+    met.pass_time(GRACE - 0.5)
+    assert outcome(met.error("a")) == (Cancelled, "unknown", False)
+
+
+def test_what_ended_here_meanwhile_is_cancelled_at_a_broker_that_has_it(
+    met: Harness,
+) -> None:
+    call = met.call("a", "write", budget=20.0)
+    met.flush()
+    met.core.cancel(call, met.now)
+    met.lose()
+    met.pass_time(LOST_WINDOW)
+    assert outcome(met.error("a")) == (Cancelled, "unknown", False)
+    assert met.meet(held=[call.id]) == [Cancel(call.id, {})]
+
+
+@pytest.mark.parametrize("clients", [False, True])
+@pytest.mark.parametrize("calls", [None, False, True])
+def test_the_broker_is_told_whether_to_cancel_on_disconnect(
+    clients: bool, calls: bool | None
+) -> None:
+    harness = Harness(cancel_on_disconnect=clients)
+    harness.meet()
+    harness.call("a", "write", cancel_on_disconnect=calls)
+    (request,) = harness.flush()
+    wanted = clients if calls is None else calls
+    more = {"cancel_on_disconnect": True} if wanted else {}
+    assert request.extras == {"accept": ["ext"], **more}
+
+
+def test_a_ping_of_the_broker_is_passed_over(met: Harness) -> None:
+    met.call("a", "write")
+    met.flush()
+    assert met.give(Ping(b"p", {})) is None
+    assert met.flush() == []
+    assert met.verdicts == {}
 
 
 def test_close_ends_every_call_and_tells_the_broker(met: Harness) -> None:
     first, second = met.call("a", "write"), met.call("b", "read")
     met.flush()
-    met.core.cancel(second)
+    met.core.cancel(second, met.now)
     met.flush()
     met.call("c", "write")
     met.core.close()
@@ -676,7 +735,7 @@ def test_a_partial_reply_is_an_error_of_that_call(met: Harness) -> None:
         (b"",),
         (b"\xc1", b""),
         (b"", b"", b""),
-        (protocol.encode(Ping(b"1", {})), b""),
+        (protocol.encode(Cancel(b"1", {})), b""),
         (protocol.encode(Reply(b"1", Kind.OK, 0, {}))[:-1], b""),
     ],
 )

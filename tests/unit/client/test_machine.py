@@ -97,7 +97,8 @@ class ClientMachine(RuleBasedStateMachine):
     @rule(pick=PICK)
     def cancel(self, pick: random.Random) -> None:
         nonce = pick.choice(list(self.calls))
-        self.core.cancel(self.calls[nonce])
+        self.core.cancel(self.calls[nonce], self.now)
+        self.limit[nonce] = min(self.limit[nonce], self.now)
         self.take()
 
     # The connection

@@ -120,3 +120,21 @@ def test_a_swallowed_error_is_named() -> None:
     verdict = write().swallowed(ScriptError("no such table", sqlstate="42P01"))
     assert (verdict.sqlstate, verdict.retry_safe) == ("42P01", False)
     assert write().swallowed(None).started is Started.YES
+
+
+def test_what_an_interrupt_kept_from_being_seen_is_doubtful() -> None:
+    state = write()
+    state.unseen = True  # a COMMIT AND CHAIN may be under way
+    assert not state.doubtful  # an error of the server's would say no
+    state.interrupted = True
+    assert state.doubtful
+    state.tagged(["SET"], idle=False)
+    assert not state.doubtful
+
+
+def test_reads_are_never_doubtful() -> None:
+    assert not TransactionState("read", opaque=True).doubtful
+    assert write().doubtful is False
+    ended = write()
+    ended.watch(idle=True)
+    assert ended.doubtful

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from falconas.worker.slot import CELLS, Slot, SlotTable, State
+from falconas.worker.slot import CELLS, Slot, SlotTable, Spoiled, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +50,8 @@ def slot_killed_after(writes: int) -> tuple[Slot, Cells]:
 
 def test_a_new_slot_is_in_boot_and_has_started_nothing(table: SlotTable) -> None:
     snapshot = table.slot(0).read()
-    assert snapshot == (State.BOOT, b"", 0.0, 0, 0, 0, False)
+    assert snapshot[:7] == (State.BOOT, b"", 0.0, 0, 0, 0, False)
+    assert snapshot[8:] == (False, 0, 0, 0, Spoiled.NO)
 
 
 def test_state_id_and_deadline_can_be_read_back(table: SlotTable) -> None:
@@ -74,7 +75,7 @@ def test_slots_do_not_touch_each_other(table: SlotTable) -> None:
     table.slot(1).enter(State.RUN, A)
     table.slot(1).count(error=False)
     assert table.slot(0).read().state is State.BOOT
-    assert table.slot(2).read() == (State.BOOT, b"", 0.0, 0, 0, 0, False)
+    assert table.slot(2).read()[:7] == (State.BOOT, b"", 0.0, 0, 0, 0, False)
 
 
 def test_answers_and_errors_are_counted(table: SlotTable) -> None:
@@ -95,8 +96,12 @@ def test_a_new_life_forgets_the_last_one(table: SlotTable) -> None:
     slot = table.slot(0)
     slot.enter(State.RUN, A, 1.0)
     slot.count(error=True)
+    slot.set_ready(ready=True)
+    slot.wear(1, 2, 3)
+    slot.spoil(Spoiled.CHILDREN)
     slot.clear(pid=42)
-    assert slot.read() == (State.BOOT, b"", 0.0, 0, 0, 42, False)
+    assert slot.read()[:7] == (State.BOOT, b"", 0.0, 0, 0, 42, False)
+    assert slot.read()[8:] == (False, 0, 0, 0, Spoiled.NO)
 
 
 def test_an_id_of_another_length_is_refused(table: SlotTable) -> None:
@@ -144,3 +149,38 @@ def test_a_torn_slot_is_sound_again_after_the_next_life(table: SlotTable) -> Non
     assert not slot.read().torn
     slot.enter(State.IDLE)
     assert slot.read().state is State.IDLE
+
+
+def test_the_supervisor_sees_what_scripts_left_behind(table: SlotTable) -> None:
+    slot = table.slot(1)
+    before = slot.read().sequence
+    slot.set_ready(ready=True)
+    slot.wear(1 << 30, 2, 50)
+    slot.spoil(Spoiled.MEMORY_ERROR)
+    snapshot = slot.read()
+    assert snapshot[8:] == (True, 1 << 30, 2, 50, Spoiled.MEMORY_ERROR)
+    assert snapshot.sequence > before
+
+
+def test_only_the_request_that_was_started_last_is_cancelled(table: SlotTable) -> None:
+    slot = table.slot(0)
+    assert not slot.is_cancelled()
+    slot.cancel(B)
+    slot.enter(State.RUN, A, 1.0)
+    assert not slot.is_cancelled()
+    slot.enter(State.RUN, B, 1.0)
+    assert slot.is_cancelled()
+    slot.enter(State.RUN, A, 1.0)
+    assert not slot.is_cancelled()
+
+
+@pytest.mark.parametrize("writes", range(4))
+def test_a_half_written_cancel_names_no_request(writes: int) -> None:
+    slot, cells = slot_killed_after(100)
+    older = b"epoch..0" + B[8:]
+    slot.cancel(older)
+    slot.enter(State.RUN, B, 1.0)  # would match, with the new epoch and the old count
+    cells.writes = writes
+    with suppress(Killed):
+        slot.cancel(A)
+    assert not slot.is_cancelled()

@@ -6,8 +6,15 @@ from typing import Any
 import pytest
 
 from falconas.codec import decode_value
-from falconas.errors import FalconError, ScriptError, Started
-from falconas.worker.verdict import ERROR_BYTES, describe, pack_error
+from falconas.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    FalconError,
+    ScriptError,
+    Started,
+)
+from falconas.worker.interrupt import Cause
+from falconas.worker.verdict import ERROR_BYTES, describe, pack_error, stopped
 
 
 def packed(error: FalconError) -> dict[str, Any]:
@@ -65,3 +72,19 @@ def test_an_exception_is_described_by_name_and_text() -> None:
     assert describe(ValueError("why")) == "ValueError: why"
     assert describe(ValueError()) == "ValueError"
     assert "cannot be read" in describe(Mute())
+    assert describe(ValueError("password=hidden")) == "ValueError: password=***"
+    assert len(describe(ValueError("x" * 10**6))) < 10_000
+
+
+@pytest.mark.parametrize("idempotent", [True, False])
+def test_a_stopped_script_says_why_and_what_became_of_its_work(
+    idempotent: bool,
+) -> None:
+    late = stopped(Cause.DEADLINE, 1.04, doubtful=False, idempotent=idempotent)
+    assert isinstance(late, DeadlineExceeded)
+    assert late.message == "the budget ran out after 1.0 s; rolled back"
+    assert (late.started, late.retry_safe) == (Started.YES, idempotent)
+    unsure = stopped(Cause.CANCEL, 0.3, doubtful=True, idempotent=idempotent)
+    assert isinstance(unsure, Cancelled)
+    assert unsure.message.startswith("cancelled after 0.3 s; what the script did")
+    assert (unsure.started, unsure.retry_safe) == (Started.UNKNOWN, False)

@@ -1,0 +1,59 @@
+"""psycopg's connection, which hears signals soon and ends when it is told to."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import psycopg
+
+if TYPE_CHECKING:
+    from psycopg.abc import PQGen
+
+# Below half of the time between two signals that interrupt a script.
+INTERVAL = 0.02
+
+# How long a thread may take to find that its connection is shut down.
+_PATIENCE = 0.2
+
+Result = TypeVar("Result")
+
+# Connections that a thread of a script would not let go; see `Connection.end`.
+_kept: list[psycopg.Connection[Any]] = []
+
+
+class Connection(psycopg.Connection[Any]):
+    """Waits for the server in short turns.
+
+    psycopg's loop in C looks for signals only when a turn of 0.1 s has passed in
+    peace: one that comes in between begins the turn anew. Signals that come more often
+    than that were never heard.
+    """
+
+    def wait(
+        self,
+        gen: PQGen[Result],
+        interval: float = INTERVAL,
+        timeout: float | None = None,
+    ) -> Result:
+        """Wait for `gen`, as psycopg does."""
+        return super().wait(gen, interval, timeout)
+
+    def end(self) -> None:
+        """Close it, although a thread that a script left may be in its midst.
+
+        libpq frees a connection at once, and the next one gets the same memory: such a
+        thread would go on in there, and take the answers of the next request.
+        """
+        if self.closed or threading.active_count() == 1 or not self.lock.locked():
+            self.close()
+            return
+        with socket.socket(fileno=os.dup(self.pgconn.socket)) as line:
+            line.shutdown(socket.SHUT_RDWR)
+        if self.lock.acquire(timeout=_PATIENCE):
+            self.close()
+            self.lock.release()
+        else:
+            _kept.append(self)

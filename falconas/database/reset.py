@@ -1,0 +1,144 @@
+"""How a session is swept between two requests: three policies.
+
+soft keeps what psycopg has prepared, and wipes away the rest. It travels as one
+message, whose last answer proves that all of it was done. discard is PostgreSQL's
+DISCARD ALL. rollback ends the transaction, and leaves the session as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import SystemRandom
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import psycopg
+from psycopg import pq
+
+if TYPE_CHECKING:
+    from psycopg.pq.abc import PGresult
+
+SOFT, DISCARD, ROLLBACK = "soft", "discard", "rollback"
+
+# PostgreSQL 18 brings a role of the conninfo back with the authorization; RESET ROLE
+# asks for it by name.
+_SOFT = (
+    b"SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; CLOSE ALL; UNLISTEN *;"
+    b" DISCARD TEMP; DISCARD SEQUENCES;"
+    b" SELECT pg_catalog.pg_advisory_unlock_all(), pg_catalog.setseed(%.17f)"
+)
+# Takes as long as all the rest, so it is asked only where something may be hidden.
+_COUNTS = (
+    b", pg_catalog.count(*) FILTER (WHERE from_sql), pg_catalog.count(*)"
+    b" FROM pg_catalog.pg_prepared_statement()"
+)
+_DISCARD = b"DISCARD ALL"  # not within a transaction, so not with others in a message
+_AFTER_DISCARD = b"RESET ROLE; SELECT pg_catalog.setseed(%.17f)"
+_READ_WRITE = b"RESET default_transaction_read_only"  # ours, of reads without snapshot
+_DONE = b"SELECT 1"
+
+# A statement of SQL's own PREPARE, or DEALLOCATE, may be hidden in these.
+_HIDING = frozenset({"DO", "CALL"})
+
+_seed = SystemRandom().random  # nobody knows what random() will say next
+
+
+def may_hide(tags: list[str]) -> bool:
+    """Tell whether a statement may have prepared others without our seeing it."""
+    return not _HIDING.isdisjoint(tags)
+
+
+class Sweep(NamedTuple):
+    """What has to be done after one request.
+
+    Attributes:
+        policy: soft, discard or rollback.
+        touched: The script has sent a statement.
+        hiding: Statements may have been prepared, or forgotten, without our seeing it.
+    """
+
+    policy: str
+    touched: bool
+    hiding: bool = False
+
+    def run(
+        self,
+        send: Callable[[bytes], PGresult],
+        connection: psycopg.Connection[Any],
+        end: bytes | None,
+    ) -> bool:
+        """Do it; tell whether the answers prove that it was done.
+
+        Args:
+            send: Sends a message and returns its last answer.
+            connection: Where to.
+            end: What ends the transaction, None if none is open.
+        """
+        last = None
+        for message in self.messages(end):
+            last = send(message)
+        if last is None or not self.touched or self.policy == ROLLBACK:
+            return True
+        if last.command_status != _DONE:
+            return False
+        if self.policy == DISCARD or not self.hiding:
+            return True
+        by_sql, in_all = last.get_value(0, 2), last.get_value(0, 3)
+        known = _prepared(connection)
+        # The server may know one more, whose answer psycopg never saw: it is unused.
+        return by_sql == b"0" and (known is None or int(in_all or 0) >= known)
+
+    def messages(self, end: bytes | None) -> list[bytes]:
+        """Return what to send, one after the other."""
+        ending = [] if end is None else [end]
+        if not self.touched:
+            return ending
+        if self.policy == SOFT:
+            soft = _SOFT % _seed() + (_COUNTS if self.hiding else b"")
+            return [b"; ".join([*ending, soft])]
+        if self.policy == DISCARD:
+            return [*ending, _DISCARD, _AFTER_DISCARD % _seed()]
+        return [b"; ".join([*ending, _READ_WRITE])]
+
+
+def _prepared(connection: psycopg.Connection[Any]) -> int | None:
+    """Return how many statements psycopg believes the server to have prepared.
+
+    None if it is about to have all of them forgotten.
+    """
+    cache = connection._prepared  # noqa: SLF001
+    if None in cache._to_flush:  # noqa: SLF001
+        return None
+    return len(cache._names) + len(cache._to_flush)  # noqa: SLF001
+
+
+def is_busy(connection: psycopg.Connection[Any]) -> bool:
+    """Tell whether something still runs: an open stream, a COPY, a thread."""
+    return (
+        connection.lock.locked()
+        or connection.pgconn.pipeline_status != pq.PipelineStatus.OFF
+        or connection.pgconn.transaction_status == pq.TransactionStatus.ACTIVE
+    )
+
+
+def forget_prepared(connection: psycopg.Connection[Any]) -> None:
+    """Let psycopg and the server agree again: on no prepared statement at all."""
+    if connection.pgconn.transaction_status == pq.TransactionStatus.IDLE:
+        connection.pgconn.exec_(b"BEGIN")
+    connection.rollback()
+
+
+def client_settings(connection: psycopg.Connection[Any]) -> tuple[Any, ...]:
+    """Return what a script or an interrupt could change in psycopg's connection."""
+    return (
+        connection.autocommit,
+        connection.row_factory,
+        connection.cursor_factory,
+        connection.server_cursor_factory,
+        connection.isolation_level,
+        connection.read_only,
+        connection.deferrable,
+        connection.prepare_threshold,
+        connection.prepared_max,
+        connection._pipeline,  # noqa: SLF001
+        connection._num_transactions,  # noqa: SLF001
+    )

@@ -1,0 +1,78 @@
+"""One request's script: how it runs, and what is to be said if that fails."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+
+from falconas.codec import decode_params
+from falconas.database.session import Session, SessionLost
+from falconas.errors import CLASSES, FalconError, ScriptError, Started
+from falconas.worker.context import Context
+from falconas.worker.interrupt import Cause
+from falconas.worker.scripts import Script
+from falconas.worker.verdict import describe, stopped
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A script whose turn has come.
+
+    Attributes:
+        body: The packed parameters.
+        began: When its turn came.
+        begun: Its function was called: before, errors are not the script's.
+    """
+
+    session: Session
+    script: Script
+    context: Context
+    body: bytes
+    began: float = field(default_factory=time.monotonic)
+    begun: bool = False
+
+    def run(self) -> Any:
+        """Do all that may be interrupted."""
+        script, session = self.script, self.session
+        arguments = script.bind(decode_params(self.body))
+        if not session.sound:
+            raise SessionLost("the worker has no database connection")
+        if script.access == "write":
+            session.begin_write()
+        else:
+            session.begin_read(snapshot=script.snapshot)
+        self.begun = True
+        return script.run(self.context, **arguments)
+
+    def stopped(self, cause: Cause, error: BaseException | None = None) -> FalconError:
+        """Return the verdict if it was interrupted, whatever it made of that."""
+        verdict = stopped(
+            cause,
+            time.monotonic() - self.began,
+            doubtful=self.session.doubtful,
+            idempotent=self.script.idempotent,
+        )
+        self.context.log.warning("%s", verdict.message, exc_info=error)
+        return verdict
+
+    def failed(self, error: BaseException) -> BaseException:
+        """Return the verdict on what it raised, or what its result did."""
+        log = self.context.log
+        if not self.begun and isinstance(error, FalconError | SessionLost):
+            return error
+        if isinstance(error, psycopg.Error):
+            late = time.monotonic() >= self.context.deadline
+            verdict = self.session.classify(error, late=late)
+            log.warning("%s", verdict.message, exc_info=error)
+        elif isinstance(error, FalconError) and error.code in CLASSES:
+            verdict = error
+            if verdict.started is Started.NO:
+                verdict.started = Started.YES
+            log.info("%s: %s", verdict.code.name, verdict.message)
+        else:
+            verdict = ScriptError(describe(error), started=Started.YES)
+            log.error("script %s raised", self.context.script, exc_info=error)
+        return verdict

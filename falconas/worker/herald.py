@@ -1,0 +1,89 @@
+"""Tells the broker and the service manager how a supervisor and its workers are."""
+
+from __future__ import annotations
+
+import logging
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from falconas.worker.reload import DONE, FAILED
+
+if TYPE_CHECKING:
+    from falconas.systemd import Notifier
+    from falconas.worker.control import Control
+    from falconas.worker.policy import Policy
+
+EXTENSION = 10.0
+EXTEND_INTERVAL = 5.0
+
+log = logging.getLogger(__name__)
+
+
+class Herald:
+    """What was told last, and what is to be told now.
+
+    Args:
+        control: The dialogue with the broker.
+        notifier: The dialogue with the service manager.
+    """
+
+    def __init__(self, control: Control, notifier: Notifier) -> None:
+        self._control = control
+        self._notifier = notifier
+        self._reload: dict[str, Any] | None = None
+        self._started = False
+        self._reloading = False
+        self._extend_at = inf
+
+    def tell(self, policy: Policy, now: float) -> None:
+        """Tell what has changed, and from time to time that all is well."""
+        workers = policy.workers()
+        for news in policy.reloads.take_news():
+            if news["state"] == FAILED:
+                log.error("reload failed: %s", news["reason"])
+            elif news["state"] == DONE:
+                log.info("reload done")
+            self._reload = news
+            self._control.show(self._status(policy), workers)
+        self._control.show(self._status(policy), workers)
+        self._notify(policy, now)
+
+    def wake_at(self) -> float:
+        """Return when to `tell` again at the latest."""
+        return min(self._extend_at, self._notifier.wake_at())
+
+    def _status(self, policy: Policy) -> dict[str, Any]:
+        status = {"manifest": policy.nursery.manifest, "draining": policy.draining}
+        return status if self._reload is None else {**status, "reload": self._reload}
+
+    def _notify(self, policy: Policy, now: float) -> None:
+        self._notifier.beat(now)
+        if policy.draining:
+            if self._extend_at == inf:
+                self._notifier.stopping()
+                self._extend_at = now
+            if now >= self._extend_at:
+                self._extend_at = now + EXTEND_INTERVAL
+                self._notifier.extend(EXTENSION)
+        elif not self._started:
+            if not policy.places.started():
+                return
+            self._started = True
+            self._notifier.ready()
+        elif policy.reloads.active != self._reloading:
+            self._reloading = policy.reloads.active
+            if self._reloading:
+                self._notifier.reloading()
+            else:
+                self._notifier.ready()
+        self._notifier.status(describe(policy))
+
+
+def describe(policy: Policy) -> str:
+    """Say in a few words how the workers are."""
+    alive = [place for place in policy.places if place.pid]
+    ready = sum(place.ready for place in alive)
+    text = f"{ready} of {policy.places.count} workers ready"
+    if policy.draining:
+        return f"stopping, {len(alive)} workers left"
+    return f"{text}, reloading" if policy.reloads.active else text

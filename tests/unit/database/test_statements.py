@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from psycopg import sql
+
+from falconas.database.statements import is_plain, is_single
+
+
+@pytest.mark.parametrize(
+    ("query", "params", "single"),
+    [
+        ("SELECT 1", None, True),
+        (" select 1 ;\n", None, True),
+        ("SELECT 1; SELECT 2", None, False),
+        ("SELECT %s; -- more", (1,), True),  # the server takes no two with parameters
+        ("COPY item TO STDOUT", None, False),
+        (b"SELECT 1", None, False),
+        (sql.SQL("SELECT 1"), None, False),
+    ],
+)
+def test_a_single_statement_is_known(query: Any, params: Any, single: bool) -> None:
+    assert is_single(query, params) is single
+
+
+@pytest.mark.parametrize(
+    ("query", "plain"),
+    [
+        ("SELECT 1", True),
+        ("\n( select 1)", True),
+        ("insert into item values (1) returning id;", True),
+        ("INSERT INTO item VALUES (1); COMMIT", False),
+        ("COMMIT AND CHAIN", False),
+        ("comment on table item is ''", False),  # as far as four letters tell
+        ("/* SELECT */ COMMIT", False),
+        ("PREPARE TRANSACTION 'x'", False),
+        ("END", False),
+        ("", False),
+        (b"SELECT 1", False),
+        (sql.SQL("SELECT {}").format(sql.Literal(1)), True),
+        (sql.SQL("ROLLBACK AND {}").format(sql.SQL("CHAIN")), False),
+    ],
+)
+def test_what_may_end_a_transaction_is_not_plain(query: Any, plain: bool) -> None:
+    assert is_plain(query) is plain

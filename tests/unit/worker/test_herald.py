@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from typing import Any
+
+from falconas.worker.herald import EXTEND_INTERVAL, Herald, describe
+from tests.unit.worker.processes import World
+
+
+class Ear:
+    """Notes what a control or a notifier is told."""
+
+    def __init__(self) -> None:
+        self.heard: list[Any] = []
+
+    def show(self, status: dict[str, Any], workers: list[bytes]) -> None:
+        del workers
+        if status not in self.heard[-1:]:
+            self.heard.append(status)
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args: self.heard.append((name, *args))
+
+    def wake_at(self) -> float:
+        return 1e9
+
+    def beat(self, now: float) -> None:
+        del now
+
+    def status(self, text: str) -> None:
+        del text
+
+
+def told() -> tuple[Herald, Any, Any]:
+    control, notifier = Ear(), Ear()
+    return Herald(control, notifier), control, notifier  # type: ignore[arg-type]
+
+
+def test_each_step_of_a_reload_is_told_to_both() -> None:
+    herald, control, notifier = told()
+    world = World(1)
+    herald.tell(world.policy, world.now)
+    assert notifier.heard == []
+    (old,) = world.fill()
+    herald.tell(world.policy, world.now)
+    assert notifier.heard == [("ready",)]
+    world.policy.reload(b"r")
+    world.tick()
+    herald.tell(world.policy, world.now)
+    world.loaded("m2")
+    world.tick()
+    world.ready(world.spawned())
+    world.tick()
+    herald.tell(world.policy, world.now)
+    world.die(old)
+    world.tick()
+    herald.tell(world.policy, world.now)
+    states = [status["reload"]["state"] for status in control.heard[2:]]
+    assert states == ["loading", "rolling", "done"]
+    assert control.heard[-1]["manifest"] == "m2"
+    assert notifier.heard == [("ready",), ("reloading",), ("ready",)]
+
+
+def test_a_drain_asks_for_time_again_and_again() -> None:
+    herald, control, notifier = told()
+    world = World(1)
+    world.fill()
+    herald.tell(world.policy, world.now)
+    world.policy.drain(world.now)
+    herald.tell(world.policy, world.now)
+    assert control.heard[-1]["draining"] is True
+    assert herald.wake_at() == world.now + EXTEND_INTERVAL
+    herald.tell(world.policy, herald.wake_at())
+    assert [what for what, *_ in notifier.heard] == [
+        "ready", "stopping", "extend", "extend"
+    ]  # fmt: skip
+
+
+def test_the_status_is_short() -> None:
+    world = World(2)
+    first, _ = world.fill()
+    world.is_now(first, ready=False)
+    assert describe(world.policy) == "1 of 2 workers ready"
+    world.policy.reload(b"r")
+    assert describe(world.policy) == "1 of 2 workers ready, reloading"
+    world.policy.drain(world.now)
+    assert describe(world.policy) == "stopping, 2 workers left"
