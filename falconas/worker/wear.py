@@ -31,8 +31,9 @@ class Limits(NamedTuple):
         def jittered(limit: float) -> float:
             return limit * (0.9 + random() / 5) if limit else inf
 
+        requests = jittered(worker.recycle_requests)
         return cls(
-            jittered(worker.recycle_requests),
+            requests if requests == inf else round(requests),
             jittered(worker.recycle_age),
             jittered(worker.recycle_memory),
         )

@@ -27,6 +27,11 @@ def test_each_limit_is_drawn_for_itself() -> None:
     assert limits == pytest.approx((900.0, 600.0, (200 << 20) * 1.1))
 
 
+@pytest.mark.parametrize("random", [0.0, 0.5, 1.0])
+def test_after_each_request_is_after_each_request(random: float) -> None:
+    assert Limits.draw(Worker(recycle_requests=1), lambda: random).requests == 1
+
+
 def test_zero_is_no_limit() -> None:
     none = Worker(recycle_requests=0, recycle_age=0.0, recycle_memory=0)
     assert Limits.draw(none, lambda: 1.0) == UNLIMITED == (inf, inf, inf)
