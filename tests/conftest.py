@@ -3,7 +3,7 @@
 Fixtures: `postgres` (the server), `database` (DSN of a fresh, empty database), `tpch`
 (DSN of a fresh database with TPC-H's tables), `tpch_reader` (DSN of one for all tests
 that only read), `tpch_files` (the same data as CSV), `tpch_answers` (TPC-H's queries
-and their stored answers).
+and their stored answers). Those of several nodes are in `tests/cluster.py`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from falconas.database.embedded import EmbeddedPostgres
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+pytest_plugins = ["tests.cluster"]
 
 SCALE = 0.01
 

@@ -379,7 +379,7 @@ class watch:  # noqa: N801 - reads like a function
 
 
 def pid_of(server: EmbeddedPostgres) -> int:
-    postmaster = server._postmaster()
+    postmaster = server._server.postmaster()
     assert postmaster
     return postmaster.pid
 
