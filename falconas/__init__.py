@@ -28,6 +28,10 @@ from falconas.errors import (
 if TYPE_CHECKING:
     from falconas.client.aio import AsyncCall, AsyncClient
     from falconas.client.sync import Call, Client
+    from falconas.database.options import PoolOptions
+    from falconas.database.pool import NodePool
+    from falconas.database.pool_async import AsyncNodePool
+    from falconas.database.topology import Node
     from falconas.worker.context import Context
     from falconas.worker.declaration import script
 
@@ -36,6 +40,7 @@ __all__ = [
     "AlreadyExists",
     "AsyncCall",
     "AsyncClient",
+    "AsyncNodePool",
     "Call",
     "Cancelled",
     "Client",
@@ -46,8 +51,11 @@ __all__ = [
     "FalconError",
     "Internal",
     "InvalidArgument",
+    "Node",
+    "NodePool",
     "NotFound",
     "PermissionDenied",
+    "PoolOptions",
     "ResourceExhausted",
     "ScriptError",
     "Started",
@@ -61,9 +69,13 @@ __all__ = [
 _LAZY = {
     "AsyncCall": "falconas.client.aio",
     "AsyncClient": "falconas.client.aio",
+    "AsyncNodePool": "falconas.database.pool_async",
     "Call": "falconas.client.sync",
     "Client": "falconas.client.sync",
     "Context": "falconas.worker.context",
+    "Node": "falconas.database.topology",
+    "NodePool": "falconas.database.pool",
+    "PoolOptions": "falconas.database.options",
     "script": "falconas.worker.declaration",
 }
 

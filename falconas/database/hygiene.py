@@ -1,0 +1,224 @@
+"""A borrowed connection: how it is handed out, ended and swept.
+
+OK means committed, here as for a script: a block whose transaction failed inside, whose
+connection was lost, or whose COMMIT has no sure outcome ends in an error, even if its
+code swallowed the one it got.
+
+What has to be waited for are psycopg's generators, so that threads and coroutines
+share all of it; raw messages are waited for with a bound.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import psycopg
+from psycopg import errors, generators, pq
+
+from falconas.database.reset import Sweep, is_busy
+from falconas.database.sqlstate import READ_ONLY, Notice, uncertain
+from falconas.database.transaction import READ_AUTOCOMMIT
+from falconas.errors import Aborted, FalconError, Started, Unavailable
+
+if TYPE_CHECKING:
+    from psycopg.abc import PQGen
+    from psycopg.pq.abc import PGconn, PGresult
+
+IDLE = 0.5  # seconds after which a connection is asked before it is handed out
+CHECK_TIMEOUT = 1.0
+RESET_TIMEOUT = 3.0
+
+# Not the flushed position: that may lie before a commit that did not wait for the disk.
+POSITION = "SELECT pg_catalog.pg_current_wal_insert_lsn() - '0/0'::pg_catalog.pg_lsn"
+
+_GONE = frozenset({"57P01", "57P02", "57P03"})
+_PLAIN = (
+    "row_factory", "cursor_factory", "server_cursor_factory", "prepare_threshold",
+    "prepared_max",
+)  # fmt: skip
+_LOCKED = ("autocommit", "isolation_level", "read_only", "deferrable")
+
+Connection = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
+_Status = pq.TransactionStatus
+
+
+class Loan(NamedTuple):
+    """A connection in a borrower's hands.
+
+    Attributes:
+        name: Its node.
+        connection: It.
+        pool: Where it was fetched.
+        access: "read" or "write".
+        settings: How psycopg's connection was when it was handed out.
+        spare: A second descriptor of its socket, to cut it by whatever becomes of it.
+    """
+
+    name: str
+    connection: Any
+    pool: Any
+    access: str
+    settings: dict[str, Any]
+    spare: int
+
+
+def settings_of(connection: Connection) -> dict[str, Any]:
+    """Return what a borrower could change in psycopg's connection."""
+    return {name: getattr(connection, name) for name in (*_PLAIN, *_LOCKED)}
+
+
+def needs_check(connection: Connection, idle: float) -> bool:
+    """Tell whether a connection is to be asked for a sign of life.
+
+    A server that ended it has said so: then there is something to read.
+    """
+    if idle > IDLE or connection.closed:
+        return True
+    poller = select.poll()
+    poller.register(connection.pgconn.socket, select.POLLIN)
+    return bool(poller.poll(0))
+
+
+def exchange(pgconn: PGconn, messages: Iterable[bytes]) -> PQGen[list[PGresult]]:
+    """Send messages one after the other; return the last answer to each.
+
+    Raises:
+        psycopg.Error: An answer is an error, or none came.
+    """
+    answers = []
+    for message in messages:
+        pgconn.send_query(message)
+        results = yield from generators.execute(pgconn)
+        for result in results:
+            if result.status == pq.ExecStatus.FATAL_ERROR:
+                raise errors.error_from_result(result)
+        if not results:
+            raise psycopg.OperationalError("the server gave no answer")
+        answers.append(results[-1])
+    return answers
+
+
+def greeting(access: str, *, autocommit: bool) -> list[bytes]:
+    """Return what to send before a connection is handed out.
+
+    In a transaction, psycopg's own `read_only` costs no message.
+    """
+    return [READ_AUTOCOMMIT] if autocommit and access == "read" else []
+
+
+class Ending:
+    """The end of a block that raised nothing: what it may be called.
+
+    Args:
+        connection: The borrowed one.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._notices: list[Notice] = []
+
+    def verdict(self) -> FalconError | None:
+        """Return why the block's transaction cannot be committed, if it cannot."""
+        if self._connection.broken and not self._connection.autocommit:
+            return Unavailable(
+                "the connection was lost; what was not committed is rolled back",
+                started=Started.YES,
+            )
+        if self._connection.pgconn.transaction_status == _Status.INERROR:
+            return Aborted(
+                "the transaction failed inside and was rolled back", started=Started.YES
+            )
+        return None
+
+    def is_due(self) -> bool:
+        """Tell whether there is something to commit; then listen."""
+        due = not self._connection.closed and is_open(self._connection)
+        if due:
+            self._connection.add_notice_handler(self._note)
+        return due
+
+    def failed(self, error: psycopg.Error) -> Exception:
+        """Return what to raise for an error in COMMIT."""
+        if self._connection.closed or not error.sqlstate:
+            return uncertain("the connection was lost in COMMIT")
+        return error
+
+    def check(self) -> None:
+        """Raise if COMMIT's answer was not as good as it looked."""
+        self._connection.remove_notice_handler(self._note)
+        if any(notice.cancels_replication for notice in self._notices):
+            raise uncertain(
+                "committed there, but the wait for synchronous replication was"
+                " cancelled"
+            )
+
+    def _note(self, diagnostic: errors.Diagnostic) -> None:
+        self._notices.append(Notice.of(diagnostic))
+
+
+def is_open(connection: Connection) -> bool:
+    """Tell whether a transaction is open."""
+    status = connection.pgconn.transaction_status
+    return status in (_Status.INTRANS, _Status.INERROR)
+
+
+class Sweeping:
+    """What a connection needs before the next borrower may have it.
+
+    Args:
+        loan: The loan that ends.
+        policy: soft, discard or rollback.
+    """
+
+    def __init__(self, loan: Loan, policy: str) -> None:
+        self._settings = loan.settings
+        self._connection = cast("psycopg.Connection[Any]", loan.connection)
+        # Pools do not see what is sent: anything may have been prepared by hand.
+        self._sweep = Sweep(policy, touched=True, hiding=True)
+        self._end = b"ROLLBACK" if is_open(loan.connection) else None
+
+    def is_vain(self) -> bool:
+        """Tell whether the connection has to be closed instead."""
+        return self._connection.closed or is_busy(self._connection)
+
+    def messages(self) -> list[bytes]:
+        """Return what to send."""
+        return self._sweep.messages(self._end)
+
+    def is_clean(self, answers: list[PGresult]) -> bool:
+        """Tell whether the answers prove that nothing is left in the session."""
+        given = iter(answers)
+        proven = self._sweep.run(lambda _: next(given), self._connection, self._end)
+        return proven and self._connection.pgconn.transaction_status == _Status.IDLE
+
+    def restore(self) -> list[tuple[str, Any]]:
+        """Bring psycopg's settings back; return those whose setters wait."""
+        here = self._connection
+        for name in _PLAIN:
+            setattr(here, name, self._settings[name])
+        here._notice_handlers.clear()  # noqa: SLF001
+        here._notify_handlers.clear()  # noqa: SLF001
+        return [
+            (name, self._settings[name])
+            for name in _LOCKED
+            if getattr(here, name) != self._settings[name]
+        ]
+
+
+def blame(error: BaseException | None, loan: Loan) -> str:
+    """Return what a block's end says against the node; empty if nothing.
+
+    Frameworks wrap the driver's errors, so what caused the error is looked at as well.
+    """
+    seen = 0
+    while error is not None and seen < 10:  # noqa: PLR2004
+        if isinstance(error, psycopg.Error):
+            state = error.sqlstate or ""
+            if state == READ_ONLY and loan.access == "write":
+                return READ_ONLY
+            if state in _GONE or state.startswith("08"):
+                return state
+        error, seen = error.__cause__ or error.__context__, seen + 1
+    return "the connection was lost" if loan.connection.broken else ""

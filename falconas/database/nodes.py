@@ -1,0 +1,312 @@
+"""The nodes of the databases, and which of them suits: pure, `now` comes in.
+
+Roles are probed, not believed. Of several primaries of a database the one on the newest
+timeline counts; another on an older one was left behind by a failover and serves
+nothing at all. Where two are on the same timeline, nobody can tell which is right, and
+writes are refused rather than sent to either.
+
+One policy serves both models: the process model places its workers by it, and the
+threaded one lends its connections by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from math import inf, isfinite
+from typing import NamedTuple
+
+from falconas.database.health import Health
+from falconas.database.topology import (
+    Database,
+    Facts,
+    NoAnswer,
+    Node,
+    Probe,
+    Role,
+    State,
+    lsn_text,
+)
+
+__all__ = ["Facts", "NoAnswer", "Node", "NodeSet", "Probe", "Refusal", "Role"]
+
+INTERVAL = 1.0
+CLAIM = 50  # turns
+
+
+class Refusal(NamedTuple):
+    """No node suits; the reason names each node and what is against it."""
+
+    reason: str
+
+
+class NodeSet:
+    """All nodes, what is known of each, and which one suits.
+
+    Args:
+        nodes: The nodes; their names are unique.
+        random: A number from 0 to 1, for jitter.
+        interval: Seconds between the probes of a node that is up.
+    """
+
+    def __init__(
+        self,
+        nodes: Iterable[Node],
+        *,
+        random: Callable[[], float],
+        interval: float = INTERVAL,
+    ) -> None:
+        self._states: dict[str, State] = {}
+        for node in nodes:
+            if node.name in self._states:
+                raise ValueError(f"two nodes are named {node.name}")
+            self._states[node.name] = State(node, Health(interval, random))
+        if not self._states:
+            raise ValueError("no node is configured")
+        self._databases: dict[str, Database] = {}
+        self._members: dict[str, list[State]] = {}
+        for state in self._states.values():
+            self._databases.setdefault(state.node.database, Database())
+            self._members.setdefault(state.node.database, []).append(state)
+
+    # What happens
+
+    def due(self, now: float) -> list[str]:
+        """Return the nodes to be probed now; each is to be answered for, once."""
+        names = []
+        for state in self._states.values():
+            if state.health.probe_at <= now:
+                state.health.asked(now)
+                names.append(state.node.name)
+        return names
+
+    def probed(self, name: str, probe: Probe, now: float) -> None:
+        """Note what a node answered."""
+        state = self._states[name]
+        database = self._databases[state.node.database]
+        if not state.health.up:
+            state.turn = max(state.turn, database.turn)
+        if probe.role is Role.PRIMARY:
+            database.advanced(probe.timeline)
+        state.probed(probe, now)
+        state.lag = database.lag(probe, now)
+        if self.primary(state.node.database) is state.node:
+            database.positions.append((now, probe.lsn))
+
+    def failed(self, name: str, why: str, now: float) -> None:
+        """Note that a node could not be probed: it is down."""
+        self._states[name].health.failed(why, now)
+
+    def lost(self, name: str, why: str, now: float) -> bool:
+        """Note that a connection to a node was lost, or could not be had.
+
+        A probe is due at once; until it has answered, other nodes are preferred. True
+        if it is news.
+        """
+        return self._states[name].health.suspected(why, now)
+
+    def refused_write(self, name: str, now: float) -> bool:
+        """Note that a node refused a write as read-only; True if it is news."""
+        state = self._states[name]
+        if state.role is Role.PRIMARY:
+            state.role = Role.UNKNOWN
+        return state.health.suspected("it refused a write as read-only", now)
+
+    # What is known
+
+    def __iter__(self) -> Iterator[Node]:
+        return (state.node for state in self._states.values())
+
+    def wake_at(self) -> float:
+        """Return when the next probe is due; infinite if all are under way."""
+        return min(state.health.probe_at for state in self._states.values())
+
+    def state(self, name: str) -> State:
+        """Return what is known of a node."""
+        return self._states[name]
+
+    def members(self, database: str = "main") -> list[State]:
+        """Return what is known of the nodes of a database."""
+        return self._members.get(database, [])
+
+    def primary(self, database: str = "main") -> Node | None:
+        """Return the node that takes a database's writes."""
+        found = self._primaries(database)
+        return found[0].node if len(found) == 1 else None
+
+    def facts(self, now: float) -> list[Facts]:
+        """Return what is known of every node."""
+        return [
+            state.facts(now, self._against_any(state))
+            for state in self._states.values()
+        ]
+
+    def suits(self, name: str, access: str) -> bool:
+        """Tell whether a node may do such work, however far it is behind."""
+        state = self._states[name]
+        if access == "write":
+            return not self._against_write(state)
+        return not self._against_any(state)
+
+    # The choice
+
+    def choose(
+        self,
+        access: str,
+        *,
+        now: float,
+        in_use: Mapping[str, int],
+        max_lag: float | None = None,
+        min_lsn: int | None = None,
+        among: Collection[str] | None = None,
+        full: Collection[str] = (),
+        database: str = "main",
+    ) -> Node | Refusal:
+        """Return the node that the next piece of work goes to.
+
+        Writes go to the primary. Reads go to any node that suits: to those that have
+        less than their share of the work at hand, in turns by weight.
+
+        Args:
+            access: "read" or "write".
+            now: The time.
+            in_use: How much work each node has at hand.
+            max_lag: Seconds that a standby may be behind.
+            min_lsn: Position that a standby must have replayed.
+            among: Only these nodes.
+            full: Nodes that can take no more at present.
+            database: Of which database.
+        """
+        suited = self._suited(access, now, max_lag, min_lsn, among, database)
+        if isinstance(suited, Refusal):
+            return suited
+        free = [state for state in suited if state.node.name not in full]
+        if not free:
+            names = ", ".join(state.node.name for state in suited)
+            return Refusal(f"all that suit are busy: {names}")
+        return self._next(free, in_use, now).node
+
+    def refusal(
+        self,
+        access: str,
+        *,
+        now: float,
+        max_lag: float | None = None,
+        min_lsn: int | None = None,
+        among: Collection[str] | None = None,
+        database: str = "main",
+    ) -> Refusal | None:
+        """Return why no node suits such work, busy or not; None if one does."""
+        suited = self._suited(access, now, max_lag, min_lsn, among, database)
+        return suited if isinstance(suited, Refusal) else None
+
+    def _suited(
+        self,
+        access: str,
+        now: float,
+        max_lag: float | None,
+        min_lsn: int | None,
+        among: Collection[str] | None,
+        database: str,
+    ) -> list[State] | Refusal:
+        """Return the nodes that suit, without the suspect ones if there are others."""
+        suited, against = [], []
+        for state in self.members(database):
+            if among is not None and state.node.name not in among:
+                continue
+            if access == "write":
+                why = self._against_write(state)
+            else:
+                why = self._against_any(state)
+                why = why or _against_read(state, max_lag, min_lsn, now)
+            if why:
+                against.append(f"{state.node.name}: {why}")
+            else:
+                suited.append(state)
+        if not suited:
+            return Refusal("; ".join(against) or "no node is configured for it")
+        return [state for state in suited if not state.health.suspect] or suited
+
+    def _next(
+        self, suited: list[State], in_use: Mapping[str, int], now: float
+    ) -> State:
+        """Choose among nodes that suit: the least busy ones, in turn by weight."""
+        weights = [state.weight_at(now) for state in suited]
+        if not any(weights):
+            weights = [1.0] * len(suited)
+        busy = 1 + sum(in_use.get(state.node.name, 0) for state in suited)
+        fair = (1 - 1e-9) * busy / sum(weights)
+        chosen, step = min(
+            (
+                (state, 1 / weight)
+                for state, weight in zip(suited, weights, strict=True)
+                if weight and in_use.get(state.node.name, 0) < weight * fair
+            ),
+            key=lambda pair: pair[0].turn,
+        )
+        database = self._databases[chosen.node.database]
+        database.turn = max(database.turn, chosen.turn)
+        # Who had to stand back keeps a claim to some turns, not to all that he missed.
+        chosen.turn = max(chosen.turn, database.turn - CLAIM * step) + step
+        return chosen
+
+    def _primaries(self, database: str) -> list[State]:
+        """Return those that are up, and not left behind."""
+        newest = self._databases[database].timeline
+        return [
+            state
+            for state in self._members[database]
+            if state.health.up
+            and state.role is Role.PRIMARY
+            and state.timeline >= newest
+        ]
+
+    def _against_any(self, state: State) -> str:
+        """Return what speaks against any work on a node; empty if nothing."""
+        if not state.health.up:
+            return state.health.why
+        if state.role is Role.UNKNOWN:
+            return state.health.why or "its role is not known"
+        newest = self._databases[state.node.database].timeline
+        if state.role is Role.PRIMARY and state.timeline < newest:
+            return f"a primary left behind on timeline {state.timeline} of {newest}"
+        return ""
+
+    def _against_write(self, state: State) -> str:
+        if why := self._against_any(state):
+            return why
+        if state.role is not Role.PRIMARY:
+            return "a standby"
+        primaries = self._primaries(state.node.database)
+        rivals = [other.node.name for other in primaries if other is not state]
+        if rivals:
+            return f"a primary on the same timeline as {', '.join(rivals)}"
+        return ""
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError if the state contradicts itself."""
+        for state in self._states.values():
+            health, name = state.health, state.node.name
+            assert (health.asked_at is not None) == (health.probe_at == inf), name
+            assert health.up == (health.failures == 0 and state.probed_at > -inf), name
+            assert health.up or not health.suspect, name
+            assert not health.up or health.suspect or not health.why, name
+            assert isfinite(state.turn), name
+        for name, database in self._databases.items():
+            assert all(
+                state.timeline <= database.timeline for state in self._members[name]
+            ), name
+            times = [at for at, _ in database.positions]
+            assert times == sorted(times), name
+
+
+def _against_read(
+    state: State, max_lag: float | None, min_lsn: int | None, now: float
+) -> str:
+    """Return why a node that is well shows too old a state."""
+    if state.role is Role.PRIMARY:
+        return ""
+    if min_lsn is not None and state.lsn < min_lsn:
+        return f"it has replayed {lsn_text(state.lsn)}, not yet {lsn_text(min_lsn)}"
+    if max_lag is not None and (lag := state.lag_at(now)) > max_lag:
+        return f"{lag:.1f} s behind" if isfinite(lag) else "its lag is not known"
+    return ""

@@ -1,0 +1,166 @@
+"""Asks every node what it is: role, position in the log, lag.
+
+It lives in an event loop, with one connection of its own to each node, so that a node
+which does not answer keeps nobody else waiting. One that stands still is in doubt
+`ASK` after it was asked, and down after `CONNECT` more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from time import monotonic
+from typing import Any
+
+import psycopg
+from psycopg import errors, waiting
+
+from falconas.database.conninfo import conninfo
+from falconas.database.hygiene import exchange
+from falconas.database.nodes import NoAnswer, Node, Probe, Role
+
+ASK = 1.0
+CONNECT = 2.0
+
+# A standby has no timeline of its own that can be trusted, and a primary no lag.
+_QUERY = b"""
+SELECT recovering,
+    pg_catalog.pg_wal_lsn_diff(CASE WHEN recovering
+        THEN pg_catalog.pg_last_wal_replay_lsn()
+        ELSE pg_catalog.pg_current_wal_flush_lsn() END, '0/0'),
+    CASE WHEN recovering THEN '0' ELSE pg_catalog.left(pg_catalog.pg_walfile_name(
+        pg_catalog.pg_current_wal_flush_lsn()), 8) END,
+    CASE WHEN recovering THEN EXTRACT(epoch FROM pg_catalog.clock_timestamp()
+        - pg_catalog.pg_last_xact_replay_timestamp()) END,
+    recovering AND pg_catalog.pg_last_wal_receive_lsn()
+        = pg_catalog.pg_last_wal_replay_lsn()
+        AND EXISTS (SELECT FROM pg_catalog.pg_stat_get_wal_receiver()
+            AS receiver WHERE receiver.pid IS NOT NULL)
+FROM (SELECT pg_catalog.pg_is_in_recovery() AS recovering) AS role
+"""
+
+
+class Prober:
+    """Probes those nodes that are due.
+
+    Args:
+        nodes: All of them.
+        due: Returns which are due now, and how long there is nothing to do after that.
+        answered: Is told what a node answered, or why it did not.
+        doubted: Is told that the answer of a node takes long.
+    """
+
+    def __init__(
+        self,
+        nodes: Iterable[Node],
+        due: Callable[[], tuple[list[str], float]],
+        answered: Callable[[str, Probe | NoAnswer], None],
+        doubted: Callable[[str, str], object],
+    ) -> None:
+        self._conninfo = {
+            node.name: conninfo(node.dsn, application_name="falconas/probe")
+            for node in nodes
+        }
+        self._due = due
+        self._answered = answered
+        self._doubted = doubted
+        self._connections: dict[str, psycopg.AsyncConnection[Any]] = {}
+        self._news = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping = False
+
+    def nudge(self) -> None:
+        """Look at once whether a node is due; from any thread."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._news.set)
+
+    def stop(self) -> None:
+        """End `run`; from any thread."""
+        self._stopping = True
+        self.nudge()
+
+    async def run(self) -> None:
+        """Probe until stopped or cancelled."""
+        self._loop = asyncio.get_running_loop()
+        tasks: set[asyncio.Task[None]] = set()
+        try:
+            while not self._stopping:
+                self._news.clear()
+                names, pause = self._due()
+                for name in names:
+                    task = asyncio.create_task(self._probe(name))
+                    tasks.add(task)
+                    task.add_done_callback(tasks.discard)
+                try:
+                    async with asyncio.timeout(min(pause, 60.0)):
+                        await self._news.wait()
+                except TimeoutError:
+                    pass
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for connection in self._connections.values():
+                await connection.close()
+
+    async def _probe(self, name: str) -> None:
+        answer: Probe | NoAnswer
+        try:
+            answer = await self._ask(name)
+        except TimeoutError:
+            answer = NoAnswer(f"no connection within {CONNECT:g} s", silent=True)
+        except Exception as error:
+            answer = NoAnswer(_line(error), silent=_is_silence(error))
+        self._answered(name, answer)
+        self._news.set()
+
+    async def _ask(self, name: str) -> Probe:
+        """Ask a node; one whose connection does not answer is dialled anew."""
+        known = self._connections.get(name)
+        if known is not None:
+            try:
+                return await _question(known)
+            except Exception as error:
+                self._doubted(name, _line(error))
+                await self._connections.pop(name).close()
+        async with asyncio.timeout(CONNECT):
+            fresh = await psycopg.AsyncConnection.connect(
+                self._conninfo[name], autocommit=True
+            )
+        self._connections[name] = fresh
+        try:
+            return await _question(fresh)
+        except BaseException:
+            await self._connections.pop(name).close()
+            raise
+
+
+async def _question(connection: psycopg.AsyncConnection[Any]) -> Probe:
+    begun = monotonic()
+    (answer,) = await waiting.wait_async(
+        exchange(connection.pgconn, [_QUERY]),
+        connection.pgconn.socket,
+        timeout=ASK,
+    )
+    recovering, lsn, timeline, age, streaming = (
+        answer.get_value(0, column) for column in range(5)
+    )
+    return Probe(
+        Role.STANDBY if recovering == b"t" else Role.PRIMARY,
+        int(lsn or b"0"),
+        int(timeline or b"0", 16),
+        None if age is None else float(age),
+        streaming == b"t",
+        monotonic() - begun,
+    )
+
+
+def _is_silence(error: Exception) -> bool:
+    """Tell whether a node said nothing, not even no."""
+    return isinstance(error, (errors.ConnectionTimeout, errors._WaitTimeout))  # noqa: SLF001
+
+
+def _line(error: Exception) -> str:
+    """Return an error in one short line."""
+    text = str(error) or type(error).__name__
+    return " ".join(text.split())[:200]

@@ -1,0 +1,545 @@
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+
+from falconas import Aborted, ResourceExhausted, Started, Unavailable
+from falconas.database.cluster import EmbeddedCluster
+from falconas.database.hygiene import IDLE, needs_check
+from falconas.database.member import until
+from falconas.database.pool import Node, NodePool, PoolOptions
+from tests.integration.database.lending_cases import (
+    fact,
+    make_table,
+    nodes_of,
+    replay_paused,
+    rows,
+    terminate,
+    wait_up,
+)
+from tests.proxy import Moment, Proxy
+
+Boom = ZeroDivisionError
+
+
+@pytest.fixture
+def pool(cluster: EmbeddedCluster, cluster_database: str) -> Iterator[NodePool]:
+    """All three nodes, known to be up, and an empty table t."""
+    make_table(cluster, cluster_database)
+    with NodePool(nodes_of(cluster, cluster_database), PoolOptions(max_size=4)) as pool:
+        wait_up(pool, "n1", "n2", "n3")
+        yield pool
+
+
+def where(connection: psycopg.Connection[Any]) -> int:
+    return connection.info.port
+
+
+# What balancing pools of the older kind got wrong
+
+
+def test_an_exception_in_the_block_rolls_back(
+    pool: NodePool, cluster: EmbeddedCluster, cluster_database: str
+) -> None:
+    def fail() -> None:
+        with pool.connection() as connection:
+            connection.execute("INSERT INTO t VALUES (1)")
+            raise Boom
+
+    with pytest.raises(Boom):
+        fail()
+    with pool.connection() as connection:
+        connection.execute("INSERT INTO t VALUES (2)")
+    assert rows(cluster, cluster_database) == [2]
+
+
+def test_a_connection_lost_in_mid_transaction_is_an_error(
+    pool: NodePool, cluster: EmbeddedCluster, cluster_database: str
+) -> None:
+    def write() -> None:
+        with pool.connection() as connection:
+            connection.execute("INSERT INTO t VALUES (1)")
+            terminate(cluster, "n1", connection.info.backend_pid)
+            connection.execute("INSERT INTO t VALUES (2)")
+
+    with pytest.raises(psycopg.OperationalError):
+        write()
+    assert rows(cluster, cluster_database) == []
+    assert fact(pool, "n1", "lost") == 1
+    with pool.connection() as connection:
+        connection.execute("INSERT INTO t VALUES (3)")
+    assert rows(cluster, cluster_database) == [3]
+
+
+def test_a_lost_connection_is_an_error_even_if_the_block_says_nothing(
+    pool: NodePool, cluster: EmbeddedCluster, cluster_database: str
+) -> None:
+    def write() -> None:
+        with pool.connection() as connection, suppress(psycopg.OperationalError):
+            connection.execute("INSERT INTO t VALUES (1)")
+            terminate(cluster, "n1", connection.info.backend_pid)
+            connection.execute("INSERT INTO t VALUES (2)")
+
+    with pytest.raises(Unavailable) as caught:
+        write()
+    assert caught.value.started is Started.YES
+    assert rows(cluster, cluster_database) == []
+
+
+def test_a_connection_in_use_is_never_lent_again(pool: NodePool) -> None:
+    held: set[int] = set()
+    lock = threading.Lock()
+    count = Counter[int]()
+
+    def borrow(index: int) -> None:
+        access = "write" if index % 4 == 0 else "read"
+        with pool.connection(access) as connection:
+            with lock:
+                assert id(connection.pgconn) not in held
+                held.add(id(connection.pgconn))
+                count[where(connection)] += 1
+            pid = connection.execute("SELECT pg_backend_pid()").fetchone()
+            assert pid == (connection.info.backend_pid,)
+            with lock:
+                held.remove(id(connection.pgconn))
+
+    with ThreadPoolExecutor(24) as threads:
+        list(threads.map(borrow, range(600)))
+
+    assert sum(count.values()) == 600
+    assert pool.statistics()["waiting"] == 0
+    for name in ("n1", "n2", "n3"):
+        assert fact(pool, name, "in_use") == 0
+        assert fact(pool, name, "size") <= 4
+
+
+def test_it_starts_with_what_is_up(
+    cluster: EmbeddedCluster, cluster_database: str
+) -> None:
+    cluster["n2"].kill()
+
+    with NodePool(nodes_of(cluster, cluster_database)) as pool:
+        begun = time.monotonic()
+        with pool.connection() as connection:
+            connection.execute("SELECT 1")
+        with pool.connection("read") as connection:
+            connection.execute("SELECT 1")
+        assert time.monotonic() - begun < 4
+        wait_up(pool, "n2", up=False)
+        cluster["n2"].start()
+        wait_up(pool, "n2")
+
+
+# Which node
+
+
+def test_reads_are_spread_by_weight(
+    cluster: EmbeddedCluster, cluster_database: str
+) -> None:
+    nodes = nodes_of(cluster, cluster_database)
+    nodes[2] = Node("n3", nodes[2].dsn, weight=2.0)
+    with NodePool(nodes, PoolOptions(min_size=6)) as pool:
+        wait_up(pool, "n1", "n2", "n3")
+
+        def read(_: int) -> None:
+            with pool.connection("read") as connection:
+                connection.execute("SELECT 1")
+
+        def served() -> Counter[str]:
+            names = ("n1", "n2", "n3")
+            return Counter({name: fact(pool, name, "served") for name in names})
+
+        with ThreadPoolExecutor(12) as threads:
+            list(threads.map(read, range(200)))  # while connections are made
+            before = served()
+            list(threads.map(read, range(1200)))
+            found = dict(served() - before)
+
+    assert found == {
+        "n1": pytest.approx(300, rel=0.1),
+        "n2": pytest.approx(300, rel=0.1),
+        "n3": pytest.approx(600, rel=0.1),
+    }
+
+
+def test_reads_are_read_only_on_the_primary_too(
+    cluster: EmbeddedCluster, cluster_database: str
+) -> None:
+    make_table(cluster, cluster_database)
+    for autocommit in (False, True):
+        with NodePool(
+            cluster["n1"].dsn(cluster_database), PoolOptions(autocommit=autocommit)
+        ) as pool:
+            with (
+                pytest.raises(psycopg.errors.ReadOnlySqlTransaction),
+                pool.connection("read") as connection,
+            ):
+                connection.execute("INSERT INTO t VALUES (1)")
+            with pool.connection("write") as connection:
+                connection.execute("INSERT INTO t VALUES (1)")
+            assert fact(pool, "main", "lost") == 0
+
+
+def test_writes_go_on_after_a_promotion(
+    pool: NodePool, cluster: EmbeddedCluster, cluster_database: str
+) -> None:
+    with pool.connection() as connection:
+        connection.execute("INSERT INTO t VALUES (1)")
+    cluster.wait_until_caught_up()
+    cluster["n1"].kill()
+    cluster.promote(cluster["n2"])
+
+    with pool.connection() as connection:
+        connection.execute("INSERT INTO t VALUES (2)")
+
+    assert rows(cluster, cluster_database) == [1, 2]
+    assert fact(pool, "n2", "role") == "primary"
+    with pool.connection("read") as connection:
+        assert where(connection) != cluster["n1"].port
+
+
+def test_an_old_primary_gets_no_writes(
+    pool: NodePool, cluster: EmbeddedCluster, cluster_database: str
+) -> None:
+    """Two primaries at once: the newer timeline wins."""
+    cluster.promote(cluster["n2"])
+    until(lambda: fact(pool, "n2", "role") == "primary", "n2 is not promoted")
+
+    ports = set()
+    for _ in range(6):
+        with pool.connection() as connection:
+            ports.add(where(connection))
+        with pool.connection("read") as connection:
+            assert where(connection) != cluster["n1"].port
+
+    assert ports == {cluster["n2"].port}
+    assert "left behind" in fact(pool, "n1", "reason")
+
+
+def test_a_write_that_meets_a_standby_has_its_role_probed(
+    pool: NodePool, cluster: EmbeddedCluster
+) -> None:
+    """A primary that becomes read-only in mid-use."""
+
+    def write() -> None:
+        with pool.connection() as connection:
+            connection.execute("SET TRANSACTION READ ONLY")
+            connection.execute("INSERT INTO t VALUES (1)")
+
+    with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+        write()
+    assert fact(pool, "n1", "lost") == 1
+    with pool.connection() as connection:
+        connection.execute("INSERT INTO t VALUES (1)")
+
+
+def test_a_black_hole_is_ejected_hangs_nobody_and_returns(
+    cluster: EmbeddedCluster, cluster_database: str
+) -> None:
+    with Proxy(cluster["n2"].dsn(cluster_database)) as proxy:
+        nodes = nodes_of(cluster, cluster_database, n2=proxy.dsn)
+        with NodePool(nodes) as pool:
+            wait_up(pool, "n1", "n2", "n3")
+            stuck = threading.Event()
+
+            def hang() -> None:
+                with pool.connection("read", timeout=5) as connection:
+                    if where(connection) != proxy.port:
+                        return
+                    stuck.set()
+                    connection.execute("SELECT pg_sleep(60)")
+
+            with ThreadPoolExecutor(3) as threads:
+                hanging = [threads.submit(hang) for _ in range(3)]
+                assert stuck.wait(5)
+                proxy.hold()
+                begun = time.monotonic()
+                while fact(pool, "n2", "up"):
+                    with pool.connection("read", timeout=4) as connection:
+                        connection.execute("SELECT 1")
+                    assert time.monotonic() - begun < 5
+                failures = [future.exception(5) for future in hanging]
+            assert [type(each) for each in failures if each] == [
+                psycopg.OperationalError
+            ]
+            proxy.heal()
+            wait_up(pool, "n2")
+            before = fact(pool, "n2", "served")
+            for _ in range(40):
+                with pool.connection("read") as connection:
+                    connection.execute("SELECT 1")
+            assert fact(pool, "n2", "served") > before
+
+
+def test_max_lag_is_honoured(pool: NodePool, cluster: EmbeddedCluster) -> None:
+    with replay_paused(cluster, "n2", "n3"):
+        with pool.connection() as connection:
+            connection.execute("INSERT INTO t VALUES (1)")
+        until(
+            lambda: all((fact(pool, n, "lag") or 0) > 1.0 for n in ("n2", "n3")),
+            "nobody lags",
+        )
+        for _ in range(6):
+            with pool.connection("read", max_lag=0.5) as connection:
+                assert where(connection) == cluster["n1"].port
+        ports = set()
+        for _ in range(6):
+            with pool.connection("read") as connection:
+                ports.add(where(connection))
+        assert ports >= {cluster["n2"].port, cluster["n3"].port}
+    until(lambda: fact(pool, "n2", "lag") == 0, "n2 still lags")
+
+
+def test_reads_see_what_was_written_before(
+    pool: NodePool, cluster: EmbeddedCluster
+) -> None:
+    with replay_paused(cluster, "n2"):
+        with pool.connection() as connection:
+            connection.execute("INSERT INTO t VALUES (1)")
+        lsn = pool.lsn()
+        for _ in range(6):
+            with pool.connection("read", min_lsn=lsn) as connection:
+                assert where(connection) != cluster["n2"].port
+                assert connection.execute("SELECT n FROM t").fetchall() == [(1,)]
+
+
+# Idle connections
+
+
+def test_an_idle_connection_that_died_is_not_lent(
+    pool: NodePool, cluster: EmbeddedCluster
+) -> None:
+    for _ in range(5):
+        with pool.connection() as connection:
+            pid = connection.info.backend_pid
+        terminate(cluster, "n1", pid)
+
+        with pool.connection() as connection:
+            assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_a_connection_is_asked_after_half_a_second(pool: NodePool) -> None:
+    with pool.connection() as connection:
+        assert not needs_check(connection, IDLE / 2)
+        assert needs_check(connection, IDLE + 0.1)
+        connection.close()
+        assert needs_check(connection, 0.0)
+
+
+def test_a_server_that_restarted_is_used_again(
+    pool: NodePool, cluster: EmbeddedCluster
+) -> None:
+    cluster["n1"].stop("immediate")
+    cluster["n1"].start()
+
+    with pool.connection() as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+# The end of a block
+
+
+def test_a_swallowed_error_is_not_taken_for_a_commit(pool: NodePool) -> None:
+    def write() -> None:
+        with pool.connection() as connection, suppress(psycopg.errors.DivisionByZero):
+            connection.execute("INSERT INTO t VALUES (1)")
+            connection.execute("SELECT 1/0")
+
+    with pytest.raises(Aborted, match="rolled back"):
+        write()
+
+
+@pytest.mark.parametrize("moment", [Moment.SENT, Moment.ANSWERED])
+def test_a_commit_without_an_answer_is_unknown(
+    cluster: EmbeddedCluster, cluster_database: str, moment: Moment
+) -> None:
+    make_table(cluster, cluster_database)
+    with (
+        Proxy(cluster["n1"].dsn(cluster_database)) as proxy,
+        NodePool(proxy.dsn) as pool,
+    ):
+
+        def write() -> None:
+            with pool.connection() as connection:
+                connection.execute("INSERT INTO t VALUES (1)")
+                proxy.cut_at(b"COMMIT", moment)
+
+        with pytest.raises(Unavailable) as caught:
+            write()
+        assert proxy.cut is None
+    assert caught.value.started is Started.UNKNOWN
+
+
+@pytest.mark.parametrize("reset", ["soft", "discard"])
+@pytest.mark.parametrize("autocommit", [False, True])
+def test_nothing_of_one_borrower_reaches_the_next(
+    cluster: EmbeddedCluster, cluster_database: str, reset: str, autocommit: bool
+) -> None:
+    options = PoolOptions(
+        max_size=1,
+        reset=reset,
+        autocommit=autocommit,
+        statement_timeout=7.0,
+        temp_buffers="16MB",
+        settings={"work_mem": "5MB"},
+    )
+    with NodePool(cluster["n1"].dsn(cluster_database), options) as pool:
+        with pool.connection() as connection:
+            pid = connection.info.backend_pid
+            connection.row_factory = dict_row
+            connection.add_notice_handler(print)
+            connection.execute("SET work_mem = '9MB'")
+            connection.execute("SET statement_timeout = 0")
+            connection.execute("CREATE TEMP TABLE mine (n int)")
+            connection.execute("SELECT pg_advisory_lock(1)")
+            for _ in range(8):  # psycopg prepares it
+                connection.execute("SELECT %s::int", [1])
+            connection.rollback() if not autocommit else None
+            connection.autocommit = not autocommit
+
+        with pool.connection() as connection:
+            assert connection.info.backend_pid == pid
+            assert connection.autocommit is autocommit
+            found = connection.execute(
+                "SELECT current_setting('work_mem'), current_setting('temp_buffers'),"
+                " current_setting('statement_timeout'), to_regclass('mine'),"
+                " (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory')"
+            ).fetchone()
+            for _ in range(8):
+                connection.execute("SELECT %s::int", [1])
+        assert found == ("5MB", "16MB", "7s", None, 0)
+
+
+def test_a_prepared_statement_of_sqls_own_costs_the_connection(
+    cluster: EmbeddedCluster, cluster_database: str
+) -> None:
+    with NodePool(cluster["n1"].dsn(cluster_database), PoolOptions(max_size=1)) as pool:
+        for _ in range(2):
+            with pool.connection() as connection:
+                connection.execute("PREPARE mine AS SELECT 1")
+
+
+def test_what_is_left_running_costs_the_connection(pool: NodePool) -> None:
+    with pool.connection("read") as connection:
+        connection.pgconn.send_query(b"SELECT pg_sleep(60)")
+        busy = connection
+    assert busy.closed
+    for _ in range(6):
+        with pool.connection("read") as connection:
+            assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+# Waiting
+
+
+def test_waiting_is_bounded_and_the_error_names_the_nodes(
+    cluster: EmbeddedCluster, cluster_database: str
+) -> None:
+    options = PoolOptions(max_size=1, max_waiting=1)
+    with (
+        NodePool(nodes_of(cluster, cluster_database), options) as pool,
+        ThreadPoolExecutor(1) as threads,
+        pool.connection() as held,
+    ):
+        assert held.execute("SELECT 1").fetchone() == (1,)
+        with pytest.raises(Unavailable, match="n1: 1 of 1 in use") as caught:
+            pool.connection(timeout=0.05).__enter__()
+        waiting = threads.submit(pool.lsn, 10)
+        until(lambda: pool.statistics()["waiting"] == 1, "nobody waits")
+        with pytest.raises(ResourceExhausted, match="1 are waiting"):
+            pool.connection().__enter__()
+        assert not waiting.done()
+    assert (caught.value.started, caught.value.retry_safe) == (Started.NO, True)
+    assert waiting.result() > 0
+
+
+def test_no_node_at_all_is_an_error_that_says_why() -> None:
+    with NodePool(
+        [Node("a", "host=127.0.0.1 port=1 dbname=x"), Node("b", "host=/nowhere")],
+        PoolOptions(node_wait=0.3),
+    ) as pool:
+        with pytest.raises(Unavailable, match=r"(?s)no node suits a read: a: .*; b: "):
+            pool.connection("read", timeout=5).__enter__()
+        assert pool.statistics()["refused"] == 1
+
+
+def test_what_is_no_wish_is_refused_before_anything_is_opened() -> None:
+    pool = NodePool("host=/nowhere")
+
+    with pytest.raises(ValueError, match='"read" or "write"'):
+        pool.connection("both").__enter__()
+    with pytest.raises(ValueError, match="0/3000148"):
+        pool.connection("read", min_lsn="x").__enter__()
+    pool.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        pool.connection().__enter__()
+
+
+# Processes
+
+
+def test_a_child_may_open_a_pool_and_not_use_the_parents(pool: NodePool) -> None:
+    dsn = pool._conninfo["n1"]
+    unopened = NodePool(dsn)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:  # pragma: no cover
+        said = "nothing"
+        try:
+            with pytest.raises(RuntimeError, match="before a fork"):
+                pool.connection().__enter__()
+            pool.close()
+            with unopened.connection() as connection:
+                connection.execute("SELECT 1")
+            said = "well"
+        except BaseException as error:
+            said = repr(error)
+        finally:
+            os.write(writer, said.encode())
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        assert pipe.read() == "well"
+    os.waitpid(child, 0)
+    unopened.close()
+    with pool.connection() as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_a_block_that_is_forked_ends_only_in_its_own_process(
+    pool: NodePool, cluster: EmbeddedCluster, cluster_database: str
+) -> None:
+    def fork() -> int:
+        with pool.connection() as connection:
+            connection.execute("INSERT INTO t VALUES (1)")
+            return os.fork()
+
+    child, mine = -1, os.getpid()
+    try:
+        child = fork()
+    except RuntimeError:
+        if os.getpid() != mine:  # pragma: no cover
+            os._exit(42)
+        raise
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 42
+    assert rows(cluster, cluster_database) == [1]
+
+
+def test_close_returns_what_is_in_use_later(
+    cluster: EmbeddedCluster, cluster_database: str
+) -> None:
+    pool = NodePool(cluster["n1"].dsn(cluster_database))
+    with pool.connection() as connection:
+        pool.close()
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+    assert connection.closed

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import threading
+import time
+from asyncio import run
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from falconas.database.cluster import EmbeddedCluster
+from falconas.database.member import until
+from falconas.database.nodes import NoAnswer, Node, Probe, Role
+from falconas.database.prober import Prober
+from tests.proxy import Proxy
+
+
+class Listener:
+    """Has its nodes probed when it asks for it, and keeps the answers."""
+
+    def __init__(self, *nodes: Node) -> None:
+        self.wanted: list[str] = []
+        self.answers: dict[str, Probe | NoAnswer] = {}
+        self.doubts: list[str] = []
+        self.prober = Prober(
+            nodes,
+            self.due,
+            self.answers.__setitem__,
+            lambda name, _: self.doubts.append(name),
+        )
+
+    def due(self) -> tuple[list[str], float]:
+        names, self.wanted = self.wanted, []
+        return names, 60.0
+
+    def ask(self, name: str) -> Probe | NoAnswer:
+        self.answers.pop(name, None)
+        self.wanted = [name]
+        self.prober.nudge()
+        until(lambda: name in self.answers, f"{name} was not answered for")
+        return self.answers[name]
+
+
+@contextmanager
+def listening(*nodes: Node) -> Iterator[Listener]:
+    listener = Listener(*nodes)
+    thread = threading.Thread(target=lambda: run(listener.prober.run()))
+    thread.start()
+    until(lambda: listener.prober._loop, "the prober does not run")
+    yield listener
+    listener.prober.stop()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_a_primary_and_a_standby_say_what_they_are(cluster: EmbeddedCluster) -> None:
+    nodes = [Node(name, cluster[name].dsn()) for name in ("n1", "n2")]
+    with listening(*nodes) as listener:
+        primary, standby = listener.ask("n1"), listener.ask("n2")
+
+    assert isinstance(primary, Probe)
+    assert isinstance(standby, Probe)
+    assert (primary.role, standby.role) == (Role.PRIMARY, Role.STANDBY)
+    assert primary.timeline > standby.timeline == 0
+    assert primary.lsn == standby.lsn > 0
+    assert standby.streaming
+    assert primary.age is None
+
+
+def test_a_node_that_is_down_says_why_and_is_found_again(
+    cluster: EmbeddedCluster,
+) -> None:
+    with listening(Node("n2", cluster["n2"].dsn())) as listener:
+        listener.ask("n2")
+        cluster["n2"].kill()
+        refused = listener.ask("n2")
+        cluster["n2"].start()
+        again = listener.ask("n2")
+
+    assert isinstance(refused, NoAnswer)
+    assert "refused" in refused.why
+    assert "\n" not in refused.why
+    assert not refused.silent
+    assert isinstance(again, Probe)
+
+
+def test_a_lost_connection_alone_is_no_failure(cluster: EmbeddedCluster) -> None:
+    with listening(Node("n1", cluster["n1"].dsn())) as listener:
+        listener.ask("n1")
+        cluster["n1"].execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE application_name = 'falconas/probe'"
+        )
+        assert isinstance(listener.ask("n1"), Probe)
+        assert listener.doubts == ["n1"]
+
+
+def test_a_black_hole_is_silent_and_keeps_nobody_waiting(
+    cluster: EmbeddedCluster,
+) -> None:
+    with (
+        Proxy(cluster["n1"].dsn()) as proxy,
+        listening(Node("n1", proxy.dsn), Node("n2", cluster["n2"].dsn())) as listener,
+    ):
+        listener.ask("n1")
+        proxy.hold()
+        listener.answers.clear()
+        begun = time.monotonic()
+        listener.wanted = ["n1", "n2"]
+        listener.prober.nudge()
+        until(lambda: "n2" in listener.answers, "n2 was not answered for")
+        assert "n1" not in listener.answers
+        until(lambda: "n1" in listener.answers, "n1 was not answered for")
+        assert time.monotonic() - begun < 5
+        answer = listener.answers["n1"]
+
+    assert isinstance(answer, NoAnswer)
+    assert answer.silent
+    assert listener.doubts == ["n1"]
