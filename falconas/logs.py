@@ -16,7 +16,11 @@ from io import TextIOBase
 from typing import Any, TextIO
 
 MASK = "***"
+TEXT_LIMIT = 65_536  # characters of a message, and of each extra
 TRACE_LIMIT = 16_384
+
+# A URL's password is one if an @ follows: look at so much more than what is shown.
+_MARGIN = 2048
 
 _URL_PASSWORD = re.compile(r"(://[^\s:/@?]*:)\S{0,1024}(?=@)")
 _KEY_PASSWORD = re.compile(
@@ -42,7 +46,7 @@ def setup(
     Args:
         level: debug, info, warning or error.
         format: text, json, or auto: text on a terminal, json otherwise.
-        stream: Where to write instead of stderr; see `falconas.worker.stderr`.
+        stream: Where to write instead of stderr; see `falconas.stderr`.
     """
     stream = stream or sys.stderr
     plain = stream.isatty() if format == "auto" else format == "text"
@@ -104,7 +108,7 @@ class JsonFormatter(logging.Formatter):
         fields: dict[str, Any] = {
             "ts": ts.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": record.levelname.lower(),
-            "event": mask(record.getMessage()),
+            "event": _bounded(record.getMessage()),
             "logger": record.name,
         }
         for key, value in _extras(record).items():
@@ -123,7 +127,7 @@ class TextFormatter(logging.Formatter):
         line = (
             f"{ts:%H:%M:%S}.{int(record.msecs):03d} {record.levelname.lower():<7}"
             f" {record.name.removeprefix('falconas.')}:"
-            f" {printable(mask(record.getMessage()))}"
+            f" {printable(_bounded(record.getMessage()))}"
         )
         for key, value in _extras(record).items():
             text = printable(str(_clean(key, value)))
@@ -150,10 +154,20 @@ def _clean(key: str, value: Any) -> Any:
     if "password" in key.lower() or "secret" in key.lower():
         return MASK
     if isinstance(value, bytes):
-        return value.hex()
+        return _bounded(value.hex())
     if isinstance(value, bool | int | float | None):
         return value
-    return mask(str(value))
+    return _bounded(str(value))
+
+
+def _bounded(text: str) -> str:
+    """Mask a text, and cut it if it is too long."""
+    over = len(text) - TEXT_LIMIT
+    if over <= 0:
+        return mask(text)
+    margin = min(over, _MARGIN)
+    shown = mask(text[: TEXT_LIMIT + margin])[:-margin]
+    return f"{shown}… ({over} more characters)"
 
 
 def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
@@ -162,8 +176,10 @@ def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
         parts.append(formatter.formatException(record.exc_info))
     if record.stack_info:
         parts.append(record.stack_info)
-    text = mask("\n".join(parts))
-    if len(text) > TRACE_LIMIT:  # its beginning says where, its end says what
-        half = TRACE_LIMIT // 2
-        text = f"{text[:half]}\n… {len(text) - 2 * half} characters …\n{text[-half:]}"
-    return text
+    text = "\n".join(parts)
+    if len(text) <= TRACE_LIMIT:
+        return mask(text)
+    half = TRACE_LIMIT // 2
+    where = mask(text[: half + _MARGIN])[:-_MARGIN]  # its beginning says that
+    what = mask(text[-half - _MARGIN :])[_MARGIN:]
+    return f"{where}\n… {len(text) - 2 * half} characters …\n{what}"

@@ -40,6 +40,7 @@ def report(core: BrokerCore, now: float) -> dict[str, Any]:
                 "since": round(now - since, 3),
             }
             for suspect, since in flow.pool.quarantine.since.items()
+            if core.hosts.entry(suspect)  # else a reload has replaced it
         ],
         "clients": len(flow.clients),
     }

@@ -169,7 +169,8 @@ class Flow:
         elif pending.due >= pending.deadline:
             error = verdicts.expired(pending)
         else:
-            info = self.pool.info(pending.script)
+            script = pending.script
+            info = self.pool.info(script) if self.hosts.offers(script) else None
             error = verdicts.unserved(pending, info, self.settings.worker_wait)
         self._end(pending, error, now)
 

@@ -19,6 +19,7 @@ class Hosts:
 
     def __init__(self) -> None:
         self.supervisors: dict[bytes, Supervisor] = {}
+        self.departed: list[str] = []  # for the log
         self._manifests: dict[str, dict[str, Any]] = {}
 
     def register(
@@ -75,6 +76,7 @@ class Hosts:
         gone = [s for s in self.supervisors.values() if s.seen + SILENCE < now]
         for supervisor in gone:
             del self.supervisors[supervisor.uuid]
+            self.departed.append(f"host {supervisor.host} is silent: given up")
         return gone
 
     def leave(self, identity: bytes) -> None:
@@ -82,6 +84,12 @@ class Hosts:
         for supervisor in list(self.supervisors.values()):
             if supervisor.identity == identity:
                 del self.supervisors[supervisor.uuid]
+                self.departed.append(f"host {supervisor.host} left")
+
+    def offers(self, script: str) -> bool:
+        """Tell whether somebody there has a script; nobody there may have any."""
+        known = self._manifests.values() if self.supervisors else ()
+        return not known or any(script in entries for entries in known)
 
     def entry(self, suspect: Suspect) -> dict[str, Any]:
         """Return what a manifest says of a script; empty if nobody has it any more."""

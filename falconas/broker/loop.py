@@ -108,6 +108,8 @@ class BrokerLoop:
             now = monotonic()
             self.core.tick(now)
             self._flush()
+            while self.core.hosts.departed:
+                log.warning("%s", self.core.hosts.departed.pop(0))
             self._notify(now)
         self._flush()
 
@@ -218,7 +220,9 @@ class BrokerLoop:
         if worker is not None:  # else it had said goodbye
             script = worker.started(message.id) if message.state != "IDLE" else None
             at = f" with script {script}" if script else ""
-            log.warning("worker %s lost%s: %s", worker.name, at, message.reason)
+            facts = _ids(worker.hands.get(message.id), message.id)
+            text = "worker %s lost%s: %s"
+            log.warning(text, worker.name, at, message.reason, extra=facts)
         quarantine = self.core.flow.pool.quarantine
         before = len(quarantine)
         self.core.lost(message, now)
@@ -291,6 +295,15 @@ def _is_envelope(envelope: tuple[Any, ...]) -> bool:
         return True
     small = all(len(frame) <= CORRELATION_BYTES for frame in envelope)
     return len(envelope) <= 2 and len(envelope[-1]) == 0 and small  # noqa: PLR2004
+
+
+def _ids(pending: Any, dispatch: bytes | str) -> dict[str, str]:
+    """Return both names of a request: its caller's, and that of the hand-over."""
+    if pending is None or not isinstance(dispatch, bytes):
+        return {}
+    origin = pending.origin
+    request = origin.hex() if isinstance(origin, bytes) else origin
+    return {"request": request, "dispatch": dispatch.hex()}
 
 
 def _bytes(frame: Any) -> bytes:

@@ -8,8 +8,14 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import signal
 import sys
 from collections.abc import Sequence
+
+if sys.argv[1:2] == ["worker"]:
+    # Until the supervisor listens, a reload has nothing to do, and must not end us:
+    # what follows takes a while.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 import click
 

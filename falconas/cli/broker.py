@@ -4,10 +4,11 @@ import click
 
 from falconas.cli.options import options
 from falconas.config import Settings
+from falconas.stderr import Stderr
 
 
 @click.command
-@options("broker", "log")
+@options("broker", "log", stream=Stderr)
 def broker(settings: Settings) -> int:
     """Take requests from clients and hand them to workers.
 

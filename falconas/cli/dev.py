@@ -25,6 +25,7 @@ from falconas.config import Settings, check_broker, environ_of
 from falconas.errors import FalconError, Unavailable
 from falconas.logs import mask
 from falconas.options import dialable
+from falconas.stderr import Stderr
 
 POLL_INTERVAL = 0.2
 WATCH_INTERVAL = 1.0
@@ -43,6 +44,7 @@ log = logging.getLogger("falconas.dev")
     "broker.backend",
     "broker.control",
     "log",
+    stream=Stderr,
 )
 def dev(settings: Settings) -> int:
     """Serve this folder's scripts: PostgreSQL, broker and workers.

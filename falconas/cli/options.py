@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 from collections.abc import Callable
+from io import TextIOBase
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,14 @@ log = logging.getLogger("falconas.config")
 Command = Callable[..., Any]
 
 
-def options(*names: str) -> Callable[[Command], Command]:
+def options(
+    *names: str, stream: Callable[[], TextIOBase] | None = None
+) -> Callable[[Command], Command]:
     """Add options to a command, which gets the settings as its first argument.
 
     Args:
         names: Sections, or single options such as `worker.count`.
+        stream: What opens the log's stream; None: it is `sys.stderr`.
     """
     chosen = [o for o in OPTIONS.values() if o.section in names or o.path in names]
 
@@ -37,7 +41,8 @@ def options(*names: str) -> Callable[[Command], Command]:
                 value = values.pop(_parameter(option))
                 if value is not None:
                     given.setdefault(option.section, {})[option.key] = value
-            return function(_prepare(config_file, given).settings, **values)
+            loaded = _prepare(config_file, given, stream and stream())
+            return function(loaded.settings, **values)
 
         wrapped: Command = command
         for option in reversed(chosen):
@@ -70,10 +75,14 @@ def load(config_file: str | None, given: dict[str, dict[str, Any]]) -> Loaded:
     return resolve(path, os.environ, given)
 
 
-def _prepare(config_file: str | None, given: dict[str, dict[str, Any]]) -> Loaded:
+def _prepare(
+    config_file: str | None,
+    given: dict[str, dict[str, Any]],
+    stream: TextIOBase | None,
+) -> Loaded:
     loaded = load(config_file, given)
     settings = loaded.settings
-    logs.setup(settings.log.level, settings.log.format)
+    logs.setup(settings.log.level, settings.log.format, stream)
     for warning in loaded.warnings:
         log.warning(warning)
     return loaded

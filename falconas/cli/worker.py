@@ -5,10 +5,11 @@ import click
 from falconas.cli.checks import check_database, check_scripts
 from falconas.cli.options import options
 from falconas.config import Settings
+from falconas.stderr import Stderr
 
 
 @click.command
-@options("worker", "database", "log")
+@options("worker", "database", "log", stream=Stderr)
 def worker(settings: Settings) -> int:
     """Serve the scripts of a folder with several processes.
 

@@ -330,10 +330,18 @@ def _refuse() -> NoReturn:
     raise AttributeError("scripts have no connection, only ctx.db")
 
 
+def _tag(cursor: psycopg.Cursor[Any]) -> str:
+    """Return the server's answer; SELECT INTO and CREATE TABLE AS just say SELECT."""
+    tag, result = cursor.statusmessage or "", cursor.pgresult
+    if result is not None and not result.nfields and tag.startswith("SELECT"):
+        return tag.replace("SELECT", "SELECT INTO")
+    return tag
+
+
 def _tags(cursor: psycopg.Cursor[Any]) -> list[str]:
-    tags = [cursor.statusmessage or ""]
+    tags = [_tag(cursor)]
     while cursor.nextset():
-        tags.append(cursor.statusmessage or "")
+        tags.append(_tag(cursor))
     if len(tags) > 1:
         cursor.set_result(0)
     return tags

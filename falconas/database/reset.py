@@ -1,7 +1,8 @@
 """How a session is swept between two requests: three policies.
 
-soft keeps what psycopg has prepared, and wipes away the rest. It travels as one
-message, whose last answer proves that all of it was done. discard is PostgreSQL's
+soft wipes all away but what psycopg has prepared, and that too if names meant something
+else meanwhile. It travels as one message, whose last answer proves that all of it was
+done. discard is PostgreSQL's
 DISCARD ALL. rollback ends the transaction, and leaves the session as it is.
 """
 
@@ -31,20 +32,27 @@ _COUNTS = (
     b", pg_catalog.count(*) FILTER (WHERE from_sql), pg_catalog.count(*)"
     b" FROM pg_catalog.pg_prepared_statement()"
 )
+# Knows neither of a transaction nor of who prepared, and asks nothing twice.
+_FORGET = b"DEALLOCATE ALL"
 _DISCARD = b"DISCARD ALL"  # not within a transaction, so not with others in a message
 _AFTER_DISCARD = b"RESET ROLE; SELECT pg_catalog.setseed(%.17f)"
 _READ_WRITE = b"RESET default_transaction_read_only"  # ours, of reads without snapshot
 _DONE = b"SELECT 1"
 
-# A statement of SQL's own PREPARE, or DEALLOCATE, may be hidden in these.
-_HIDING = frozenset({"DO", "CALL"})
+# How the tags begin after which a name may not mean what it means to the next request;
+# a statement prepared in between would go on meaning it. The last three may hide that,
+# and SQL's own PREPARE or DEALLOCATE besides.
+_RENAMING = (
+    "ALTER", "CREATE", "DROP", "IMPORT", "RESET", "SELECT INTO", "SET",
+    "CALL", "DO", "EXPLAIN",
+)  # fmt: skip
 
 _seed = SystemRandom().random  # nobody knows what random() will say next
 
 
-def may_hide(tags: list[str]) -> bool:
-    """Tell whether a statement may have prepared others without our seeing it."""
-    return not _HIDING.isdisjoint(tags)
+def may_rename(tags: list[str]) -> bool:
+    """Tell whether what is prepared may mean something that the next must not find."""
+    return any(tag.startswith(_RENAMING) for tag in tags)
 
 
 class Sweep(NamedTuple):
@@ -54,11 +62,13 @@ class Sweep(NamedTuple):
         policy: soft, discard or rollback.
         touched: The script has sent a statement.
         hiding: Statements may have been prepared, or forgotten, without our seeing it.
+        forget: Under soft, what is prepared is not to be kept.
     """
 
     policy: str
     touched: bool
     hiding: bool = False
+    forget: bool = False
 
     def run(
         self,
@@ -80,7 +90,11 @@ class Sweep(NamedTuple):
             return True
         if last.command_status != _DONE:
             return False
-        if self.policy == DISCARD or not self.hiding:
+        if self.policy == DISCARD:
+            return True
+        if self.forget:
+            _agree(connection)
+        if not self.hiding:
             return True
         by_sql, in_all = last.get_value(0, 2), last.get_value(0, 3)
         known = _prepared(connection)
@@ -94,7 +108,8 @@ class Sweep(NamedTuple):
             return ending
         if self.policy == SOFT:
             soft = _SOFT % _seed() + (_COUNTS if self.hiding else b"")
-            return [b"; ".join([*ending, soft])]
+            forgetting = [_FORGET] if self.forget else []
+            return [b"; ".join([*ending, *forgetting, soft])]
         if self.policy == DISCARD:
             return [*ending, _DISCARD, _AFTER_DISCARD % _seed()]
         return [b"; ".join([*ending, _READ_WRITE])]
@@ -109,6 +124,12 @@ def _prepared(connection: psycopg.Connection[Any]) -> int | None:
     if None in cache._to_flush:  # noqa: SLF001
         return None
     return len(cache._names) + len(cache._to_flush)  # noqa: SLF001
+
+
+def _agree(connection: psycopg.Connection[Any]) -> None:
+    """Have psycopg know that the server has no prepared statement."""
+    connection._prepared.clear()  # noqa: SLF001
+    connection._prepared._to_flush.clear()  # noqa: SLF001
 
 
 def is_busy(connection: psycopg.Connection[Any]) -> bool:

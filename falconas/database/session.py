@@ -25,7 +25,7 @@ from falconas.database.reset import (
     client_settings,
     forget_prepared,
     is_busy,
-    may_hide,
+    may_rename,
 )
 from falconas.database.sqlstate import (
     FAILED_TRANSACTION,
@@ -78,7 +78,7 @@ class Session:
         self._connection = connection
         self._pgconn = connection.pgconn
         self._state = TransactionState()
-        self._hiding = False
+        self._forget = False
         self.sound = True
         self.notices: deque[Notice] = deque(maxlen=_NOTICES)
         connection.add_notice_handler(self._note)
@@ -187,7 +187,7 @@ class Session:
                     self._command(pending)
                 yield self._connection
         except BaseException as error:
-            self._hiding = True  # what was prepared is not rolled back
+            self._forget = True  # what was prepared is not rolled back
             if isinstance(error, psycopg.Error):
                 self._failed(error)
             elif not plain:  # nobody knows how far it came
@@ -198,7 +198,7 @@ class Session:
 
     def tagged(self, tags: list[str], *, opaque: bool = False) -> None:
         """Note a statement's command tags; raises on those of transactions."""
-        self._hiding = self._hiding or opaque or may_hide(tags)
+        self._forget = self._forget or opaque or may_rename(tags)
         self._state.tagged(tags, idle=self._is_idle(), opaque=opaque)
         if self._state.needs_mark(tags):
             self._command(self._state.mark)
@@ -302,7 +302,7 @@ class Session:
         if not self.sound:
             self._abandon()
         self._state = TransactionState()
-        self._hiding = False
+        self._forget = False
         self.notices.clear()
         return self.sound
 
@@ -311,7 +311,7 @@ class Session:
         if not self._is_idle():
             reads = self._state.complete and self._state.access == "read"
             end = b"COMMIT" if reads else b"ROLLBACK"
-        sweep = Sweep(self._policy, self._state.touched, self._hiding)
+        sweep = Sweep(self._policy, self._state.touched, forget=self._forget)
         proven = sweep.run(self._command, self._connection, end)
         self.sound = proven and self._is_idle()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from traceback import walk_tb
 from typing import Any
 
 import psycopg
@@ -55,7 +56,9 @@ class Attempt:
             doubtful=self.session.doubtful,
             idempotent=self.script.idempotent,
         )
-        self.context.log.warning("%s", verdict.message, exc_info=error)
+        log, path = self.context.log, self.script.path
+        log.warning("%s%s", verdict.message, where(error, str(path)))
+        log.debug("it was interrupted here", exc_info=error)
         return verdict
 
     def failed(self, error: BaseException) -> BaseException:
@@ -76,3 +79,10 @@ class Attempt:
             verdict = ScriptError(describe(error), started=Started.YES)
             log.error("script %s raised", self.context.script, exc_info=error)
         return verdict
+
+
+def where(error: BaseException | None, path: str) -> str:
+    """Say which line of a script's file an exception came through last."""
+    trace = None if error is None else error.__traceback__
+    lines = [n for f, n in walk_tb(trace) if f.f_code.co_filename == path]
+    return f" (line {lines[-1]} of {path})" if lines else ""

@@ -54,7 +54,7 @@ def rest(fd: int) -> str:
 class Output:
     """stdout and stderr of this process, caught in a file of `make`.
 
-    The process's log must have a stream of its own: see `falconas.worker.stderr`.
+    The process's log must have a stream of its own: see `falconas.stderr`.
 
     Args:
         fd: The file. It stays open.

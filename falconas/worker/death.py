@@ -67,4 +67,6 @@ def explain(
         reason += ": the machine is out of memory"
     if last.state not in _AT_WORK or (-code in _FROM_OUTSIDE and not starved):
         return reason, {}
+    if last.threads or last.spoiled:  # it may have been what an earlier script left
+        return reason, {}
     return reason, {"crash": True}

@@ -6,7 +6,6 @@ id is nobody else's.
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 from contextlib import suppress
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from falconas.worker.watchdog import Step
 
 SCAN_INTERVAL = 0.1
-
-log = logging.getLogger(__name__)
 
 
 class Guard:
@@ -95,8 +92,7 @@ class Guard:
         elif isinstance(step, Continue):
             send(pid, signal.SIGCONT)
         elif isinstance(step, Kill):
-            log.warning("worker %s", step.reason, extra={"pid": pid, "index": index})
-            kill_group(pid)
+            kill_group(pid)  # who reaps it says why
 
 
 def send(pid: int, signum: int) -> None:

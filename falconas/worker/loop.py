@@ -7,6 +7,7 @@ moved, and a database connection that dies is replaced before a request meets it
 from __future__ import annotations
 
 import logging
+import os
 import random
 import socket
 from time import monotonic
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 REASON_LENGTH = 200
 STEADY = 1.0
+SIGN_OF_LIFE = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +112,7 @@ class WorkerLoop:
         self._trouble = ""
         self._result_bytes = 0
         self._stopping = False
+        self._parent = os.getppid()
         self._wakeup, self._waker = socket.socketpair()
         for end in (self._wakeup, self._waker):
             end.setblocking(False)
@@ -149,7 +152,10 @@ class WorkerLoop:
         due = min(self._core.wake_at(), self._watch.wake_at())
         if self._connection is None:
             due = min(due, self._connect_at)
-        ready = self._dealer.wait(min(due - monotonic(), 60.0))
+        ready = self._dealer.wait(min(due - monotonic(), SIGN_OF_LIFE))
+        self._slot.enter(State.IDLE)
+        if os.getppid() != self._parent:  # the kernel was to see to that
+            self._stopping = True
         if self._wakeup.fileno() in ready:
             self._wakeup.recv(4096)
         # Before any request meets it: an idle connection is readable when it is dead.

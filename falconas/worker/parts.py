@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import decimal
 import faulthandler
 import gc
@@ -32,6 +33,7 @@ _LIMITS = (
     resource.RLIMIT_NOFILE,
 )
 _TIMERS = (signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)  # the third is the deadline's
+_PR_SET_PDEATHSIG, _PR_GET_PDEATHSIG = 1, 2
 _CONTEXT = ("prec", "rounding", "Emin", "Emax", "capitals", "clamp")
 
 
@@ -81,12 +83,34 @@ def _kernel() -> list[Part]:
     return [
         Part("user", os.geteuid, os.seteuid),
         Part("group", os.getegid, os.setegid),
+        Part("supplementary groups", os.getgroups, os.setgroups),
+        _death_of_parent(),  # after those: the kernel forgets it when they change
         Part("process group", os.getpgrp, lambda was: os.setpgid(0, was)),
         Part("priority", partial(os.getpriority, os.PRIO_PROCESS, 0), set_priority),
         Part("working folder", os.getcwd, lambda _: os.fchdir(folder)),
         Part("umask", partial(os.umask, mask), _nothing),  # to ask is to set
         *map(limit, _LIMITS),
     ]
+
+
+def _death_of_parent() -> Part:
+    """The signal that comes when the parent dies."""
+    parent = os.getppid()
+    control = ctypes.CDLL(None, use_errno=True).prctl
+    control.argtypes = [ctypes.c_int, ctypes.c_void_p]
+    signal_ = ctypes.c_int()
+    place = ctypes.addressof(signal_)
+
+    def look() -> int:
+        control(_PR_GET_PDEATHSIG, place)
+        return signal_.value
+
+    def put_back(was: int) -> None:
+        control(_PR_SET_PDEATHSIG, was)
+        if was and os.getppid() != parent:  # it died in between
+            signal.raise_signal(was)
+
+    return Part("signal at the parent's death", look, put_back)
 
 
 def _signals() -> list[Part]:
@@ -150,6 +174,8 @@ def _interpreter() -> list[Part]:
             "digits of integers", sys.get_int_max_str_digits, sys.set_int_max_str_digits
         ),
         Part("garbage collector", collector, set_collector),
+        _list("gc.callbacks", gc, "callbacks"),
+        Part("flags of dlopen", sys.getdlopenflags, sys.setdlopenflags),
     ]
 
 

@@ -220,7 +220,7 @@ class Policy:
 
     def wake_at(self) -> float:
         """Return when `tick` has work next, if nothing happens before."""
-        due = [self._drain_at, self.nursery.wake_at()]
+        due = [self._drain_at, self.nursery.wake_at(), self._roll_until()]
         due.extend(p.kill_at for p in self.places if p.pid)
         pending = self.places.pending()
         if pending is not None and self.nursery.forks:
@@ -321,6 +321,18 @@ class Policy:
             for place in self.places
         ):
             self.reloads.end()
+        elif now >= self._roll_until():
+            self.reloads.end(
+                f"new workers are not ready after {self._worker.boot_timeout:g} s: is"
+                " there a database? They replace the old ones when they are"
+            )
+
+    def _roll_until(self) -> float:
+        """Return when a reload has failed unless a new worker gets ready before."""
+        if not self.reloads.rolling:
+            return inf
+        new = [place.since for place in self.places if place.replaces >= 0]
+        return min(new, default=inf) + self._worker.boot_timeout
 
     def _replacement_died(self, reason: str, now: float) -> None:
         self._roll_at = now + self._roll_backoff.next()

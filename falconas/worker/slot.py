@@ -17,6 +17,7 @@ id names no request.
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import struct
@@ -116,10 +117,14 @@ class Slot:
 
     @staticmethod
     def _snapshot(cells: list[int], *, torn: bool) -> Snapshot:
+        try:
+            state, spoiled = State(cells[_STATE]), Spoiled(cells[_SPOILED])
+        except ValueError:  # a script wrote into memory that is not its own
+            return Snapshot(State.BOOT, b"", 0.0, 0, 0, 0, torn=True)
         id_ = struct.pack(">QQ", cells[_ID_HIGH], cells[_ID_LOW])
         (deadline,) = struct.unpack("=d", struct.pack("=Q", cells[_DEADLINE]))
         return Snapshot(
-            State(cells[_STATE]),
+            state,
             id_ if any(id_) else b"",
             deadline,
             cells[_SERVED],
@@ -131,7 +136,7 @@ class Slot:
             cells[_MEMORY],
             cells[_THREADS],
             cells[_FDS],
-            Spoiled(cells[_SPOILED]),
+            spoiled,
         )
 
 
@@ -148,8 +153,11 @@ class SlotTable:
     @classmethod
     def create(cls, count: int) -> SlotTable:
         """Make a table; its `fd` is what other processes attach to."""
-        fd = os.memfd_create("falconas-slots", os.MFD_CLOEXEC)
+        flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+        fd = os.memfd_create("falconas-slots", flags)
         os.ftruncate(fd, max(1, count) * SLOT_BYTES)
+        # A file cut short under a mapping would end all who look at it, by SIGBUS.
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
         return cls(fd, count)
 
     @classmethod

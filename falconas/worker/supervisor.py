@@ -150,25 +150,25 @@ class Supervisor:
         signals, self._signals = self._signals, []
         for signum in signals:
             if signum in STOPS:
-                log.info("stopping: %s", signal.Signals(signum).name)
+                again = " again: at once" if self._policy.draining else ""
+                log.info("stopping: %s%s", signal.Signals(signum).name, again)
                 self._code = INTERRUPTED if signum == signal.SIGINT else self._code
                 self._policy.drain(now)
             elif signum == signal.SIGHUP:
                 self._policy.reload(uuid.uuid4().bytes)
 
     def _obey(self, order: Order, now: float) -> None:
-        if not isinstance(order.id, bytes):
-            return
+        id_ = order.id if isinstance(order.id, bytes) else order.id.encode()
         if isinstance(order, Reload):
-            self._policy.reload(order.id)
+            self._policy.reload(id_)
         elif isinstance(order, Drain) and not self._policy.draining:
             log.info("stopping: the broker says so")
             self._policy.drain(now)
-        elif isinstance(order, Cancel) and len(order.id) == ID_BYTES:
+        elif isinstance(order, Cancel) and len(id_) == ID_BYTES:
             worker = order.extras.get("worker")
             for place in self._policy.places:
                 if place.pid and place.worker == worker:
-                    self._guard.cancel(place.index, order.id, now)
+                    self._guard.cancel(place.index, id_, now)
 
     # Children
 
@@ -189,14 +189,16 @@ class Supervisor:
     def _bury_worker(self, place: Place, code: int, now: float) -> None:
         last, kill, blame = self._guard.end(place.index, now)
         reason, extras = explain(code, last, kill, blame, self._memory)
-        self._control.lost(place.worker, last.id, last.state.name, reason, extras)
+        if last.pid == place.pid:  # else nobody knows what it had started
+            self._control.lost(place.worker, last.id, last.state.name, reason, extras)
         facts: dict[str, object] = {"pid": place.pid, "index": place.index}
         clean = code == 0 and (self._policy.draining or place.retiring)
         level = logging.INFO if clean else logging.WARNING
-        log.log(level, "worker %s in state %s", reason, last.state.name, extra=facts)
-        origin = facts | {"request": last.id.hex()}
-        for line in capture.rest(self._outputs[place.index]).splitlines():
-            log.warning("%s", line, extra=origin)
+        facts["dispatch"] = last.id.hex()
+        text = "worker %s; it was in state %s"
+        log.log(level, text, reason, last.state.name, extra=facts)
+        if rest := capture.rest(self._outputs[place.index]).strip():
+            log.warning("it left: %s", rest, extra=facts)
         murdered = code == -signal.SIGKILL and kill is None
         self._policy.exited(place.pid, last, now, reason=reason, murdered=murdered)
         self._control.retain(self._policy.manifests())

@@ -4,7 +4,8 @@ A request is due at its deadline, or at once when it is cancelled. From then on 
 worker is sent an alarm again and again; what does not heed it within the grace is
 stopped, its slot is read again, and only if it still does the same is it killed: a
 worker that moved on meanwhile is let go on. Commit, reply and reset are not subject to
-deadlines, but nothing may stand still in them for long.
+deadlines, but nothing may stand still in them for long, a commit never before its
+request's deadline. An idle worker shows from time to time that it lives.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ ALARM_AFTER = 0.1  # of the deadline: until then the worker's own timer is to do
 ALARM_INTERVAL = 0.05
 GRACE = 0.4
 STUCK = 10.0
+ASLEEP = 30.0  # an idle worker changes its slot each few seconds
 STOP_WAIT = 0.1
 CANCELS = 64
 ANY = -1
@@ -170,11 +172,13 @@ class Watchdog:
         if slot.state is State.BOOT:
             due = self._begun + self._boot_timeout
             text = f"it did not come up within {self._boot_timeout:g} s"
-        elif slot.state in _ENDING or slot.torn:
-            due = self._standing_since + STUCK
-            text = f"it stood still in {slot.state.name} for {STUCK:g} s"
         else:
-            return None
+            limit = STUCK if slot.state in _ENDING or slot.torn else ASLEEP
+            since = self._standing_since
+            if slot.state is State.COMMIT:
+                since = max(since, slot.deadline)
+            due = since + limit
+            text = f"it stood still in {slot.state.name} for {limit:g} s"
         if now < due:
             self.wake_at = due
             return None

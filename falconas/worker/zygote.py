@@ -29,9 +29,9 @@ import msgspec
 from falconas import logs
 from falconas.codec import encode_value
 from falconas.config import Settings
+from falconas.stderr import Stderr
 from falconas.worker.capture import Output
 from falconas.worker.slot import SlotTable
-from falconas.worker.stderr import Stderr
 
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 PR_SET_PDEATHSIG = 1
 MESSAGE_BYTES = 1 << 16
 CHUNK_BYTES = 1 << 15
+LOG_PATIENCE = 1.0  # seconds that a worker's line waits for a log reader
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +165,7 @@ def main(channel_fd: int, slots_fd: int) -> int:
         return 1
     for fd in boot.outputs:
         os.set_inheritable(fd, False)
-    logs.setup(boot.settings.log.level, boot.settings.log.format)
+    logs.setup(boot.settings.log.level, boot.settings.log.format, Stderr())
     try:
         library = prepare(boot.settings)
     except ValueError as error:
@@ -261,7 +262,8 @@ def serve(zygote: ZygoteProcess, spawn: Spawn) -> int:
 
     boot = zygote.boot
     limit_memory(boot.settings.worker.address_space)
-    logs.setup(boot.settings.log.level, boot.settings.log.format, Stderr())
+    stderr = Stderr(patience=LOG_PATIENCE)
+    logs.setup(boot.settings.log.level, boot.settings.log.format, stderr)
     output = Output.install(boot.outputs[spawn.place])
     faulthandler.enable()  # what it says on crashing is in that file
     return work(

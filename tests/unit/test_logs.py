@@ -185,6 +185,50 @@ def test_a_trace_is_bounded(log: logging.Logger) -> None:
     assert trace.endswith(" the end")
 
 
+@pytest.mark.parametrize("format_", ["json", "text"])
+def test_a_message_and_each_extra_are_bounded(
+    format_: str, log: logging.Logger
+) -> None:
+    stream = io.StringIO()
+    logs.setup("info", format_, stream)
+    long = "y" * (logs.TEXT_LIMIT + 7)
+    log.info("%s", long, extra={"one": long, "two": [long], "raw": long.encode()})
+    text = stream.getvalue()
+    assert text.count(" (7 more characters)") == 2
+    assert text.count("more characters)") == 4
+    assert len(text) < 4 * logs.TEXT_LIMIT + 1000
+
+
+def test_a_message_at_the_limit_is_whole(log: logging.Logger) -> None:
+    stream = io.StringIO()
+    logs.setup("info", "json", stream)
+    log.info("y" * logs.TEXT_LIMIT)
+    assert one(stream)["event"] == "y" * logs.TEXT_LIMIT
+
+
+@pytest.mark.parametrize("after", [0, 10_000])
+@pytest.mark.parametrize("before", [-10, -20, -1000])
+def test_a_password_at_the_cut_is_masked(
+    before: int, after: int, log: logging.Logger
+) -> None:
+    stream = io.StringIO()
+    logs.setup("info", "json", stream)
+    start = "x " * ((logs.TEXT_LIMIT + before) // 2)
+    log.info("%s", f"{start}://me:{'hidden' * 170}@h {'z' * after}")
+    assert "hidden" not in stream.getvalue()
+
+
+@pytest.mark.parametrize("place", [7_000, 8_100, 20_500, 21_500])
+def test_a_password_at_the_cut_of_a_trace_is_masked(
+    place: int, log: logging.Logger
+) -> None:
+    stream = io.StringIO()
+    logs.setup("info", "json", stream)
+    text = f"{'x ' * (place // 2)}://me:{'hidden' * 170}@h "
+    log.error("failed", exc_info=ValueError(text + "z" * (30_000 - len(text))))
+    assert "hidden" not in stream.getvalue()
+
+
 def test_a_text_cannot_steer_the_terminal(log: logging.Logger) -> None:
     stream = io.StringIO()
     logs.setup("info", "text", stream)

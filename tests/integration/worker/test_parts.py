@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import decimal
 import faulthandler
 import gc
@@ -12,6 +13,7 @@ import logging.config
 import os
 import random
 import resource
+import select
 import signal
 import socket
 import sys
@@ -20,13 +22,15 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from falconas.worker.parts import Randomness
+from falconas.worker.parts import Randomness, parts
 from falconas.worker.process import ProcessState
+from falconas.worker.zygote import bind_life_to
 from tests.child import in_child
 
 
@@ -142,6 +146,8 @@ CHANGES: dict[str, tuple[str, Callable[[], object]]] = {
     "switching": ("switch interval", lambda: sys.setswitchinterval(1)),
     "digits": ("digits of integers", lambda: sys.set_int_max_str_digits(0)),
     "gc": ("garbage collector", gc.disable),
+    "gc's callbacks": ("gc.callbacks", lambda: gc.callbacks.append(print)),
+    "dlopen": ("flags of dlopen", lambda: sys.setdlopenflags(os.RTLD_LAZY)),
     "gc's thresholds": ("garbage collector", lambda: gc.set_threshold(1)),
     "decimal": ("decimal context", round_differently),
     "decimal's default": ("decimal.DefaultContext", spoil_default_context),
@@ -220,6 +226,82 @@ def test_a_priority_is_put_back() -> None:
 
     before = os.getpriority(os.PRIO_PROCESS, 0)
     assert in_child(work)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs the right")
+def test_groups_are_put_back() -> None:
+    def work() -> bool:
+        before = os.getgroups()
+        state = ProcessState()
+        os.setgroups([65534])
+        os.seteuid(65534)
+        return state.restore() and os.getgroups() == before
+
+    assert in_child(work)
+
+
+def change_user() -> None:
+    os.seteuid(65534)
+
+
+def change_user_for_a_while() -> None:
+    os.seteuid(65534)
+    os.seteuid(0)
+
+
+def change_group_for_a_while() -> None:
+    os.setegid(65534)
+    os.setegid(0)
+
+
+def unbind() -> None:
+    ctypes.CDLL(None).prctl(1, 0)
+
+
+@pytest.mark.parametrize(
+    "change", [change_user, change_user_for_a_while, change_group_for_a_while, unbind]
+)
+def test_it_dies_with_its_parent_all_the_same(change: Callable[[], None]) -> None:
+    """The kernel forgets that it is to, when the user or the group changes."""
+
+    def work() -> bool:
+        ended, writer = os.pipe()
+        ready, mark = os.pipe()
+        parent = os.fork()
+        if not parent:
+            if not os.fork():
+                with suppress(BaseException):
+                    bind_life_to(os.getppid())
+                    state = ProcessState()
+                    change()
+                    restored = state.restore()
+                    signal.alarm(30)  # else it stays for ever when this fails
+                    os.write(mark, b"y" if restored else b"n")
+                    signal.pause()
+                os._exit(0)
+            signal.pause()
+        os.close(writer)
+        restored = os.read(ready, 1) == b"y"
+        os.kill(parent, signal.SIGKILL)
+        os.waitpid(parent, 0)
+        closed, _, _ = select.select([ended], [], [], 10)  # its last holder is gone
+        return restored and bool(closed)
+
+    if os.geteuid() and change is not unbind:
+        pytest.skip("needs another user")
+    assert in_child(work)
+
+
+def test_it_ends_if_its_parent_died_meanwhile() -> None:
+    def work() -> int:
+        [part] = [part for part in parts() if "parent" in part.name]
+        child = os.fork()
+        if not child:
+            part.put_back(signal.SIGKILL)
+            os._exit(0)
+        return os.waitpid(child, 0)[1]
+
+    assert in_child(work) == signal.SIGKILL
 
 
 def test_what_was_seeded_is_not_seeded_for_the_next() -> None:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import msgspec
 import psycopg
 import pytest
 
+from falconas.config import environ_of
 from falconas.errors import Code
 from falconas.protocol import (
     Cancel,
@@ -28,6 +30,7 @@ from falconas.protocol import (
     Reply,
     Status,
 )
+from falconas.settings import Database, Settings, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -371,8 +374,10 @@ def test_a_script_that_crashes_is_to_blame_and_its_trace_is_logged(
     host.signal(signal.SIGTERM)
     assert host.wait() == 0
     lines = [json.loads(line) for line in host.errors.splitlines()]
-    trace = [line for line in lines if line.get("request") == id_.hex()]
-    assert any("crash.py" in line["event"] for line in trace)
+    told = [line["event"] for line in lines if line.get("dispatch") == id_.hex()]
+    assert told[0].startswith("worker was killed by signal 11")
+    assert "crash.py" in told[1]
+    assert len(told) == 2
 
 
 def test_a_worker_killed_from_outside_is_nobodys_fault(host: Host, broker: Any) -> None:
@@ -381,6 +386,45 @@ def test_a_worker_killed_from_outside_is_nobodys_fault(host: Host, broker: Any) 
     os.kill(ready.extras["pid"], signal.SIGKILL)
     assert broker.take(Lost)[1].extras == {}
     running.finish()
+
+
+def ignored(pid: int) -> set[int]:
+    """Return the signals that a process ignores."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (bits,) = [line[7:] for line in status.splitlines() if line.startswith("SigIgn:")]
+    return {number for number in range(1, 65) if int(bits, 16) >> (number - 1) & 1}
+
+
+def test_a_log_that_nobody_reads_does_not_stop_the_supervisor(
+    tmp_path: Path, broker: Any, database: str
+) -> None:
+    (tmp_path / "echo.py").write_text(SCRIPTS["echo"])
+    worker = Worker(broker.backend_endpoint, broker.control_endpoint, 1, str(tmp_path))
+    settings = Settings(worker=worker, database=Database(database))
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"." * 4096)
+    os.set_blocking(writer, True)
+    supervisor = subprocess.Popen(
+        [sys.executable, "-P", "-m", "falconas.cli", "worker"],
+        env={**os.environ, **environ_of(settings)},
+        stderr=writer,
+    )
+    try:
+        pid = broker.take(Ready)[1].extras["pid"]
+        assert signal.SIGHUP not in ignored(pid)
+        os.kill(pid, signal.SIGKILL)
+        broker.take(Lost)
+        assert broker.take(Ready)[1].extras["pid"] != pid
+        supervisor.terminate()
+        assert supervisor.wait(PATIENCE) == 0
+    finally:
+        supervisor.kill()
+        supervisor.wait()
+        os.close(reader)
+        os.close(writer)
 
 
 # Reload, recycling and drain by the broker

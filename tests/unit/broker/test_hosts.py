@@ -29,6 +29,21 @@ def test_three_missed_heartbeats_are_silence() -> None:
     assert [s.uuid for s in hosts.silent(10.1 + SILENCE)] == [b"1"]
     assert [*hosts.supervisors] == [b"2"]
     assert hosts.supervisors[b"2"].identity == b"new link"
+    hosts.leave(b"new link")
+    assert hosts.departed == ["host host is silent: given up", "host host left"]
+
+
+def test_a_script_is_offered_while_some_host_has_it() -> None:
+    hosts = Hosts()
+    assert hosts.offers("echo")  # who knows, without a host
+    register(hosts, b"1", "old", echo={})
+    register(hosts, b"2", "new", other={})
+    assert hosts.offers("echo")
+    register(hosts, b"1", "new", other={})
+    assert not hosts.offers("echo")
+    hosts.leave(b"link 1")
+    hosts.leave(b"link 2")
+    assert hosts.offers("echo")
 
 
 def test_who_never_registered_must() -> None:

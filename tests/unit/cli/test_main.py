@@ -93,7 +93,7 @@ def test_a_fault_of_ours_is_one_line_too(
 
 
 def test_debug_shows_where(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: Any) -> int:
         raise ZeroDivisionError("no")
@@ -103,7 +103,7 @@ def test_debug_shows_where(
 
     with pytest.raises(SystemExit):
         main(["broker", "--log-level", "debug", "--log-format", "text"])
-    assert "Traceback" in capsys.readouterr().err
+    assert "Traceback" in capfd.readouterr().err
 
 
 def test_ctrl_c_is_130(falconas: Any, monkeypatch: pytest.MonkeyPatch) -> None:

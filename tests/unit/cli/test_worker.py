@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,19 @@ def test_the_settings_arrive(
     assert result.code == 0, result.err
     assert got[0].worker.count == 3
     assert got[0].database.dsn == "host=h"
+
+
+@pytest.mark.parametrize(
+    ("command", "handler"), [("worker", "SIG_IGN"), ("broker", "SIG_DFL")]
+)
+def test_a_reload_before_the_supervisor_listens_ends_nothing(
+    command: str, handler: str
+) -> None:
+    code = "import signal, falconas.cli; print(signal.getsignal(signal.SIGHUP).name)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, command], capture_output=True, check=True
+    )
+    assert done.stdout.decode().strip() == handler
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from falconas.worker.death import OutOfMemory, describe, explain
-from falconas.worker.slot import Snapshot, State
+from falconas.worker.slot import Snapshot, Spoiled, State
 from falconas.worker.watchdog import Kill
 
 if TYPE_CHECKING:
@@ -45,6 +45,11 @@ def test_a_script_is_to_blame_for_a_crash_at_work(code: int) -> None:
     assert extras(code, RUNNING._replace(state=State.RESET)) == {"crash": True}
     assert extras(code, IDLE) == {}
     assert extras(code, RUNNING._replace(state=State.BOOT)) == {}
+
+
+def test_nobody_is_to_blame_for_what_earlier_scripts_left_behind() -> None:
+    assert extras(-signal.SIGSEGV, RUNNING._replace(threads=1)) == {}
+    assert extras(1, RUNNING._replace(spoiled=Spoiled.CHILDREN)) == {}
 
 
 @pytest.mark.parametrize("code", [KILLED, -signal.SIGTERM])

@@ -349,6 +349,22 @@ def test_a_second_reload_follows_the_first() -> None:
     assert StartZygote(3) in world.tick()
 
 
+def test_a_reload_whose_workers_do_not_get_ready_has_failed_but_goes_on() -> None:
+    """Without a database nobody gets ready; the old ones stay meanwhile."""
+    world = World(1)
+    world.fill()
+    reload(world)
+    world.tick()
+    new = world.spawned()
+    world.tick()
+    assert world.policy.wake_at() == world.now + 60.0
+    world.now += 60.0
+    assert world.tick() == []
+    assert world.news()[-1] == "failed"
+    world.ready(new)
+    assert [type(action) for action in world.tick()] == [Retire]
+
+
 def test_workers_of_new_scripts_that_do_not_come_up_fail_the_reload() -> None:
     world = World(1)
     (old,) = world.fill()

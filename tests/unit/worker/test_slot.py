@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from falconas.worker.slot import CELLS, Slot, SlotTable, Spoiled, State
+from falconas.worker.slot import CELLS, SLOT_BYTES, Slot, SlotTable, Spoiled, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -184,3 +184,16 @@ def test_a_half_written_cancel_names_no_request(writes: int) -> None:
     with suppress(Killed):
         slot.cancel(A)
     assert not slot.is_cancelled()
+
+
+def test_what_no_worker_wrote_is_nobodys(table: SlotTable) -> None:
+    os.pwrite(table.fd, b"w" * SLOT_BYTES * 3, 0)
+    for index in range(3):
+        snapshot = table.slot(index).read()
+        assert (snapshot.state, snapshot.id, snapshot.pid) == (State.BOOT, b"", 0)
+        assert snapshot.torn
+
+
+def test_nobody_can_cut_the_file_short(table: SlotTable) -> None:
+    with pytest.raises(PermissionError):
+        os.ftruncate(table.fd, 0)

@@ -8,6 +8,7 @@ from falconas.worker.slot import Snapshot, State
 from falconas.worker.watchdog import (
     ALARM_AFTER,
     ALARM_INTERVAL,
+    ASLEEP,
     CANCELS,
     GRACE,
     STOP_WAIT,
@@ -151,10 +152,19 @@ def test_who_stands_still_in_the_middle_of_writing_is_killed(dog: Watchdog) -> N
     assert isinstance(dog.stopped(slot), Kill)
 
 
-def test_idleness_is_no_standstill(dog: Watchdog) -> None:
+def test_a_commit_may_take_the_time_that_its_request_has(dog: Watchdog) -> None:
+    slot = RUNNING._replace(state=State.COMMIT, deadline=140.0)
+    dog.look(slot, 101.0)
+    assert dog.look(slot, 149.9) is None
+    assert dog.wake_at == 140.0 + STUCK
+    assert dog.look(slot, 140.0 + STUCK) == Stop()
+
+
+def test_who_is_idle_shows_that_it_lives(dog: Watchdog) -> None:
     assert dog.look(IDLE, 91.0) is None
-    assert dog.look(IDLE, 10_000.0) is None
-    assert dog.wake_at == inf
+    assert dog.look(IDLE._replace(sequence=6), 91.0 + ASLEEP) is None
+    assert dog.wake_at == 91.0 + 2 * ASLEEP
+    assert dog.look(IDLE._replace(sequence=6), dog.wake_at) == Stop()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from falconas import logs
-from falconas.worker.stderr import Stderr
+from falconas.stderr import Stderr
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,9 +27,8 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 @pytest.fixture
-def stderr(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> Iterator[Stderr]:
-    monkeypatch.setattr("falconas.worker.stderr.PATIENCE", 0)
-    stream = Stderr(pipe[1])
+def stderr(pipe: tuple[int, int]) -> Iterator[Stderr]:
+    stream = Stderr(pipe[1], patience=0)
     yield stream
     stream.close()
     stream.close()
@@ -107,11 +106,10 @@ def test_a_file_is_shared_with_those_who_write_to_it_too(tmp_path: Path) -> None
     assert (tmp_path / "log").read_text() == "one\ntwo\nthree\n"
 
 
-def test_a_socket_is_not_waited_for_either(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("falconas.worker.stderr.PATIENCE", 0)
+def test_a_socket_is_not_waited_for_either() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        stream = Stderr(ours.fileno())
+        stream = Stderr(ours.fileno(), patience=0)
         stream.write("one\n")
         assert theirs.recv(99) == b"one\n"
         assert fill(stream) > 8

@@ -1,6 +1,7 @@
 """The stderr that a process was started with, for its log: never blocks for long.
 
-A worker's file descriptors 1 and 2 belong to its scripts.
+A stalled reader of the log must stop neither deadlines nor verdicts. And a worker's
+file descriptors 1 and 2 belong to its scripts.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import os
 import select
 import socket
 import stat
+from time import monotonic
 
 STDERR = 2
-PATIENCE = 1000  # milliseconds
+PATIENCE = 0.05  # seconds; broker and supervisor have to keep deadlines
 # A pipe that says it can be written to takes so much at once (PIPE_BUF).
 _PIECE = 4096
 
@@ -20,20 +22,24 @@ _PIECE = 4096
 class Stderr(io.TextIOBase):
     """This process's stderr as it is now, whatever file descriptor 2 becomes.
 
-    A reader that has stopped reading holds up one line for a second, and none of those
-    after it: they are lost until it reads on.
+    A reader that has stopped reading holds up one line, and none of those after it:
+    they are lost until it reads on.
+
+    Args:
+        fd: What it was started with.
+        patience: Seconds that the one line waits.
     """
 
     encoding = "utf-8"
 
-    def __init__(self, fd: int = STDERR) -> None:
+    def __init__(self, fd: int = STDERR, patience: float = PATIENCE) -> None:
         self._socket: socket.socket | None = None
         self._fd = _own(fd)
         if stat.S_ISSOCK(os.fstat(self._fd).st_mode):
             self._socket = socket.socket(fileno=os.dup(self._fd))
         self._poll = select.poll()
         self._poll.register(self._fd, select.POLLOUT)
-        self._patience = PATIENCE
+        self._patience = self._left = patience
         self._torn = False
 
     def write(self, text: str, /) -> int:
@@ -44,14 +50,15 @@ class Stderr(io.TextIOBase):
         """
         data = text.encode(errors="backslashreplace")
         rest = memoryview(b"\n" + data if self._torn else data)
+        late = monotonic() + self._left
         while rest:
-            if not self._poll.poll(self._patience):
-                self._patience = 0
+            if not self._poll.poll(max(0.0, late - monotonic()) * 1000):
+                self._left = 0.0
                 raise BlockingIOError
             written = self._write(rest[:_PIECE])
             self._torn = written < len(rest)
             rest = rest[written:]
-        self._patience = PATIENCE
+        self._left = self._patience
         return len(text)
 
     def isatty(self) -> bool:
