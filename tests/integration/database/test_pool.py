@@ -151,25 +151,25 @@ def test_reads_are_spread_by_weight(
     with NodePool(nodes, PoolOptions(min_size=6)) as pool:
         wait_up(pool, "n1", "n2", "n3")
 
+        together = threading.Barrier(12, timeout=30)
+
         def read(_: int) -> None:
             with pool.connection("read") as connection:
                 connection.execute("SELECT 1")
+                together.wait()  # all hold one
+            together.wait()  # nobody does
 
         def served() -> Counter[str]:
             names = ("n1", "n2", "n3")
             return Counter({name: fact(pool, name, "served") for name in names})
 
         with ThreadPoolExecutor(12) as threads:
-            list(threads.map(read, range(200)))  # while connections are made
+            list(threads.map(read, range(60)))  # while connections are made
             before = served()
-            list(threads.map(read, range(1200)))
+            list(threads.map(read, range(600)))
             found = dict(served() - before)
 
-    assert found == {
-        "n1": pytest.approx(300, rel=0.1),
-        "n2": pytest.approx(300, rel=0.1),
-        "n3": pytest.approx(600, rel=0.1),
-    }
+    assert found == {"n1": 150, "n2": 150, "n3": 300}
 
 
 def test_reads_are_read_only_on_the_primary_too(
