@@ -15,39 +15,47 @@ from falconas import Context
 def fork_falls_through(ctx: Context) -> str:
     """Let both processes return: only one of them may answer."""
     leave(ctx)
-    os.fork()
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
     return "done"
 
 
 def fork_uses_the_connection(ctx: Context) -> str:
     leave(ctx)
-    if os.fork() == 0:
+    child = os.fork()
+    if not child:
         ctx.db.execute("SELECT 'of the child'")
         os._exit(0)
     for number in range(20):
         row = ctx.db.execute("SELECT %s::int", [number]).fetchone()
         assert row == (number,), row
+    os.waitpid(child, 0)
     return "done"
 
 
 def fork_closes_the_connection(ctx: Context) -> str:
     leave(ctx)
-    if os.fork() == 0:
+    child = os.fork()
+    if not child:
         ctx.db._lease.session.close()
         os._exit(0)
+    os.waitpid(child, 0)
     assert ctx.db.execute("SELECT 7").fetchone() == (7,)
     return "done"
 
 
 def fork_uses_the_sockets(ctx: Context) -> str:
     leave(ctx)
-    if os.fork() == 0:
+    child = os.fork()
+    if not child:
         for thing in gc.get_objects():
             if isinstance(thing, zmq.Socket):
                 thing.close(0)
             elif isinstance(thing, zmq.Context):
                 thing.destroy(0)
         os._exit(0)
+    os.waitpid(child, 0)
     return "done"
 
 
