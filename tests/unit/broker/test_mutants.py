@@ -11,6 +11,8 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -64,25 +66,37 @@ def search(finder: str, tree: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    tree = tmp_path_factory.mktemp("sound")
+def searches(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[Path, Future[None]]]:
+    """Look for all bugs that were asked for, on all cores."""
+    sound = tmp_path_factory.mktemp("sound")
     ignore = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "falconas", tree / "falconas", ignore=ignore)
-    return tree
+    shutil.copytree(ROOT / "falconas", sound / "falconas", ignore=ignore)
+    calls = [getattr(item, "callspec", None) for item in request.session.items]
+    wanted = [c.params["patch"] for c in calls if c and "patch" in c.params]
+    trees = {patch: tmp_path_factory.mktemp(patch.stem) for patch in wanted}
+    with ThreadPoolExecutor(os.cpu_count()) as cores:
+        yield {p: cores.submit(look_for, p, sound, trees[p]) for p in wanted}
+        cores.shutdown(cancel_futures=True)
 
 
-@pytest.mark.parametrize("patch", PATCHES, ids=lambda path: str(path.stem))
-def test_planted_bug_is_found(patch: Path, sound: Path, tmp_path: Path) -> None:
-    shutil.copytree(sound, tmp_path, dirs_exist_ok=True)
+def look_for(patch: Path, sound: Path, tree: Path) -> None:
+    shutil.copytree(sound, tree, dirs_exist_ok=True)
     text = patch.read_text()
-    plant(text, tmp_path)
+    plant(text, tree)
     finder = re.search(r"^Found by: (\S+)$", text, re.MULTILINE)
     assert finder, "the patch does not say who finds it"
 
-    found = search(finder[1], tmp_path)
+    found = search(finder[1], tree)
 
     assert found.returncode == 1, found.stdout + found.stderr
-    assert found.stdout.startswith(str(tmp_path)), "not the planted code ran"
+    assert found.stdout.startswith(str(tree)), "not the planted code ran"
+
+
+@pytest.mark.parametrize("patch", PATCHES, ids=lambda path: str(path.stem))
+def test_planted_bug_is_found(patch: Path, searches: dict[Path, Future[None]]) -> None:
+    searches[patch].result()
 
 
 def test_there_are_bugs_of_many_kinds() -> None:
