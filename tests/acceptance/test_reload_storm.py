@@ -41,7 +41,7 @@ BROKEN = "def run(:\n"
 COUNTS = pytest.mark.parametrize(
     "count",
     [
-        pytest.param(3, id="quick"),
+        pytest.param(2, id="quick"),
         pytest.param(50, id="full", marks=pytest.mark.campaign),
     ],
 )
