@@ -8,6 +8,7 @@ import random
 import socket
 import threading
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import suppress
 from time import monotonic
@@ -43,7 +44,7 @@ class Inner(Protocol):
 P = TypeVar("P", bound=Inner)
 
 
-class Lender(Generic[P]):
+class Lender(ABC, Generic[P]):
     """The loans of a process, the pools they come from and what is heard of the nodes.
 
     Args:
@@ -198,8 +199,9 @@ class Lender(Generic[P]):
             names = self._lending.nodes.due(now)
             return names, max(0.0, self._lending.nodes.wake_at() - now)
 
+    @abstractmethod
     def _answered(self, name: str, answer: Probe | NoAnswer) -> None:
-        raise NotImplementedError
+        """Note a node's answer; connect to it, or drop its connections."""
 
     def _heard(self, name: str, answer: Probe | NoAnswer) -> tuple[list[str], list[P]]:
         """Note a node's answer; return what is to be opened, and to be closed."""

@@ -217,7 +217,7 @@ def test_the_kernel_agrees() -> None:
     assert in_child(work) == [True, [signal.SIGUSR1], "\n"]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs the right")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may raise it again")
 def test_a_priority_is_put_back() -> None:
     def work() -> bool:
         state = ProcessState()
@@ -228,7 +228,7 @@ def test_a_priority_is_put_back() -> None:
     assert in_child(work)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs the right")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may set groups")
 def test_groups_are_put_back() -> None:
     def work() -> bool:
         before = os.getgroups()
@@ -288,7 +288,7 @@ def test_it_dies_with_its_parent_all_the_same(change: Callable[[], None]) -> Non
         return restored and bool(closed)
 
     if os.geteuid() and change is not unbind:
-        pytest.skip("needs another user")
+        pytest.skip("only root may become another user")
     assert in_child(work)
 
 
