@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BENCH := $(VENV)/.bench
 
 .PHONY: demo test campaign lint bench clean distclean
 
@@ -14,12 +15,18 @@ $(STAMP): pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[lint]'
 	@touch $@
 
+$(BENCH): $(STAMP)
+	@echo "==> installing what the benchmarks compare with"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@
+
 # KEEP=1 leaves the database, the broker and the workers running.
 demo: $(STAMP)
 	@$(BIN)/falconas demo $(if $(KEEP),--keep)
 
+# Three files at a time, on however many cores: most tests wait for processes.
 test: $(STAMP)
-	@$(BIN)/python -m pytest -q -m "not campaign"
+	@$(BIN)/python -m pytest -q -m "not campaign" -n 3 --dist loadfile
 
 # The full counts; each part takes under 20 minutes. PART=kill runs one part.
 campaign: $(STAMP)
@@ -30,7 +37,8 @@ lint: $(STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-bench: $(STAMP)
+# PART=models measures three ways of serving beside each other; ROUNDS=5 for longer.
+bench: $(BENCH)
 	@$(BIN)/python -m bench $(PART)
 
 # Stops what `make demo KEEP=1` left running, and removes generated data.

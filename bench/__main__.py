@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from pathlib import Path
 
-from bench import memory, overhead, respawn
+from bench import memory, models, overhead, plot, respawn
+from bench.stack import ROOT
 from falconas.cli.table import render
 
-FIGURES = Path(".falconas/bench/overhead.json")
+KEPT = Path(".falconas/bench")
+FIGURES = KEPT / "overhead.json"
+MODELS = KEPT / "models.json"
 WIDTH = 100
+BLOCK = re.compile(r"(?<=<!-- models -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 
 def show_overhead() -> None:
@@ -27,19 +33,52 @@ def show_memory() -> None:
     print(render(memory.run(), WIDTH))
 
 
-PARTS = {"overhead": show_overhead, "respawn": show_respawn, "memory": show_memory}
+def show_models() -> None:
+    missing = models.missing()
+    if missing:
+        how = f"{sys.executable} -m pip install -e '.[bench]'"
+        print(f"skipped: {', '.join(missing)} not installed; {how}")
+        return
+    samples = models.run(int(os.environ.get("ROUNDS", models.ROUNDS)))
+    models.save(samples, MODELS)
+    figures = models.figures(samples)
+    picture = MODELS.with_suffix(".svg")
+    picture.write_text(plot.svg(figures))
+    print(f"{models.markdown(figures)}\n{MODELS}, {picture}")
+
+
+def publish() -> None:
+    """Put the kept figures of the models into the documents."""
+    figures = models.figures(models.read(MODELS))
+    (ROOT / "docs/models.svg").write_text(plot.svg(figures))
+    page = ROOT / "docs/performance.md"
+    text, count = BLOCK.subn(f"\n{models.markdown(figures)}\n", page.read_text())
+    assert count == 1, f"{page} has no place for the figures"
+    page.write_text(text)
+
+
+PARTS = {
+    "overhead": show_overhead,
+    "respawn": show_respawn,
+    "memory": show_memory,
+    "models": show_models,
+}
 
 
 def main() -> None:
     wanted = sys.argv[1:] or list(PARTS)
-    unknown = [name for name in wanted if name not in PARTS]
+    parts = PARTS | {"publish": publish}
+    unknown = [name for name in wanted if name not in parts]
     if unknown:
-        sys.exit(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
+        sys.exit(f"no part {', '.join(unknown)}; there are {', '.join(parts)}")
     for name in wanted:
         print(f"{name}\n")
-        PARTS[name]()
+        parts[name]()
         print()
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

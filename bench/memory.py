@@ -31,7 +31,8 @@ import zmq
 from falconas.database.session import Session
 import falconas.worker.loop, falconas.worker.zygote
 from falconas.protocol import Request
-from falconas.worker.runner import NoSlot, Runner
+from falconas.worker.runner import Runner
+from falconas.worker.slot import NoSlot
 from falconas.worker.scripts import load
 from falconas.codec import encode_params
 

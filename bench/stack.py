@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from falconas.database.embedded import EmbeddedPostgres
 from falconas.protocol import Inspect, encode
 
 ROOT = Path(__file__).parents[1]
+TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass
@@ -43,30 +44,72 @@ class Stack:
 
 @contextmanager
 def falconas(folder: Path, workers: int) -> Iterator[Stack]:
-    """Start all; leaving it ends all, by pid."""
+    """Start all with the scripts of the demo; leaving it ends all, by pid."""
     endpoints = {k: f"ipc://{folder}/{k}" for k in ("frontend", "backend", "control")}
-    with EmbeddedPostgres(folder / "postgres", durable=False) as server:
-        environ = {
-            **os.environ,
-            **{f"FALCONAS_BROKER__{k.upper()}": v for k, v in endpoints.items()},
-            "FALCONAS_DATABASE__DSN": server.dsn(),
-            "FALCONAS_LOG__LEVEL": "error",
-        }
-        command = [sys.executable, "-m", "falconas.cli"]
-        scripts = str(ROOT / "workers")
-        worker = ["worker", "--count", str(workers), "--scripts", scripts]
-        with processes() as started, zmq.Context() as context:
-            for arguments in (["broker"], worker):
-                started.append(subprocess.Popen([*command, *arguments], env=environ))
-            with context.socket(zmq.DEALER) as control:
-                control.linger = 0
-                control.connect(endpoints["control"])
-                pids = [process.pid for process in started]
-                stack = Stack(endpoints, pids[0], pids[1], server.dsn(), control)
-                while len(stack.ready()) < workers:
-                    pass
-                yield stack
+    with (
+        postgres(folder / "postgres") as server,
+        served(server.dsn(), endpoints, workers, ROOT / "workers") as stack,
+    ):
+        yield stack
+
+
+@contextmanager
+def postgres(folder: Path, **parameters: str) -> Iterator[EmbeddedPostgres]:
+    """Start a PostgreSQL of which nothing stays."""
+    server = EmbeddedPostgres(folder, durable=False, parameters=parameters)
+    try:
+        server.start()
+        yield server
+    finally:
         server.delete()
+
+
+@contextmanager
+def served(
+    dsn: str, endpoints: dict[str, str], workers: int, scripts: Path
+) -> Iterator[Stack]:
+    """Start a broker and workers for a database that there is."""
+    environ = {
+        **os.environ,
+        **{f"FALCONAS_BROKER__{k.upper()}": v for k, v in endpoints.items()},
+        "FALCONAS_DATABASE__DSN": dsn,
+        "FALCONAS_LOG__LEVEL": "error",
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [sys.executable, "-m", "falconas.cli"]
+    worker = ["worker", "--count", str(workers), "--scripts", str(scripts)]
+    with processes() as started, zmq.Context() as context:
+        for arguments in (["broker"], worker):
+            started.append(subprocess.Popen([*command, *arguments], env=environ))
+        with context.socket(zmq.DEALER) as control:
+            control.linger = 0
+            control.connect(endpoints["control"])
+            pids = [process.pid for process in started]
+            stack = Stack(endpoints, pids[0], pids[1], dsn, control)
+            while len(stack.ready()) < workers:
+                pass
+            yield stack
+
+
+def cpu(roots: Iterable[int]) -> float:
+    """Return the CPU seconds of processes and all their descendants, gone ones too."""
+    spent: dict[int, float] = {}
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        pid = int(path.parent.name)
+        children.setdefault(int(fields[1]), []).append(pid)
+        # Its own time and, once they are reaped, its children's.
+        spent[pid] = sum(map(int, fields[11:15])) / TICKS
+    total, left = 0.0, list(roots)
+    while left:
+        pid = left.pop()
+        total += spent.get(pid, 0.0)
+        left += children.get(pid, ())
+    return total
 
 
 @contextmanager

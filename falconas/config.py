@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import difflib
 import logging
+import re
 import stat
-import textwrap
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from falconas.logs import has_password, mask
-from falconas.options import dialable, is_loopback
+from falconas.checks import ConfigError, StartError, check_broker, check_nodes
+from falconas.logs import has_password
+from falconas.options import Name, dialable, is_loopback
 from falconas.settings import (
+    FAMILIES,
+    MEMBERS,
     OPTIONS,
     PREFIX,
     SECTIONS,
@@ -30,6 +33,8 @@ from falconas.settings import (
     Option,
     Settings,
     Worker,
+    known,
+    order_variable,
 )
 
 __all__ = [
@@ -45,30 +50,22 @@ __all__ = [
     "StartError",
     "Worker",
     "check_broker",
-    "environ_of",
-    "example",
     "is_loopback",
     "load",
     "locate",
     "resolve",
-    "show",
 ]
 
 FILE = "falconas.toml"
 FILE_VARIABLE = "FALCONAS_CONFIG"
 DEFAULT = "default"
 
+Tables = Mapping[str, Mapping[str, Any]]  # of a file, by section
+Names = Mapping[str, Iterable[str]]  # of the nodes and the groups
+Options = Mapping[str, Option]
 Found = Iterator[tuple[Option, Any, str]]  # an option, its value, where it was found
 
 log = logging.getLogger(__name__)
-
-
-class ConfigError(ValueError):
-    """The configuration is wrong; the text is one line that says what is right."""
-
-
-class StartError(ConfigError):
-    """A process cannot start as configured: a port is in use, a program missing."""
 
 
 @dataclass(frozen=True)
@@ -107,27 +104,31 @@ def resolve(
     Raises:
         ConfigError: A name is unknown, a value is wrong, the file is unreadable.
     """
-    values = {name: option.default for name, option in OPTIONS.items()}
-    origins = dict.fromkeys(OPTIONS, DEFAULT)
-    sources: list[Iterable[tuple[Option, Any, str]]] = [
-        _from_file(path) if path else [],
-        _from_environ(environ),
-        _from_command_line(options),
+    tables = _tables(path) if path else {}
+    names = _members(path, tables, environ)
+    every = known(names)
+    values = {name: option.default for name, option in every.items()}
+    origins = dict.fromkeys(every, DEFAULT)
+    sources: list[Found] = [
+        _from_file(path, tables, every),
+        _from_environ(environ, every),
+        _from_command_line(options, every),
     ]
     for source in sources:
         for option, value, origin in source:
             values[option.path], origins[option.path] = value, origin
-    for name, option in OPTIONS.items():
+    for name, option in every.items():
         leader = option.follows
         if leader and origins[name] == DEFAULT and origins[leader] != DEFAULT:
             values[name] = dialable(values[leader])
             origins[name] = f"{leader}, {origins[leader]}"
-    built = {
-        section: cls(**{o.key: values[o.path] for o in _of(section)})
-        for section, cls in SECTIONS.items()
-    }
-    warnings = [*_exposed(path, origins, values), *_misspelt(environ)]
-    return Loaded(Settings(**built), origins, warnings)
+    settings = _settings(names, values)
+    warnings = [
+        *_exposed(path, origins, values, every),
+        *_misspelt(environ),
+        *check_nodes(settings),
+    ]
+    return Loaded(settings, origins, warnings)
 
 
 def locate(option: str | None, environ: Mapping[str, str], folder: Path) -> Path | None:
@@ -138,93 +139,80 @@ def locate(option: str | None, environ: Mapping[str, str], folder: Path) -> Path
     return found if found.exists() else None
 
 
-def check_broker(broker: Broker) -> None:
-    """Refuse settings that a broker must not start with.
+def _settings(names: Names, values: Mapping[str, Any]) -> Settings:
+    def made(cls: type[Any], section: str) -> Any:
+        return cls(
+            **{item.name: values[f"{section}.{item.name}"] for item in fields(cls)}
+        )
 
-    Raises:
-        ConfigError: Others could reach it without a key, endpoints are the same,
-            or the largest request does not fit into the queue.
-    """
-    endpoints = {
-        key: getattr(broker, key) for key in ("frontend", "backend", "control")
+    sections = {name: made(cls, name) for name, cls in SECTIONS.items()}
+    families = {
+        family: {name: made(cls, f"{family}.{name}") for name in names[family]}
+        for family, cls in FAMILIES.items()
     }
-    for key, endpoint in endpoints.items():
-        if not broker.insecure and not is_loopback(endpoint):
-            raise ConfigError(
-                f"broker.{key} = {endpoint} can be reached from other machines and"
-                " no keys are set: listen on 127.0.0.1 or ipc://, or say --insecure"
-                " (broker.insecure = true)"
-            )
-    if len(set(endpoints.values())) < len(endpoints):
-        raise ConfigError(
-            "broker.frontend, broker.backend and broker.control must differ"
-        )
-    if broker.params_bytes > broker.queue_bytes:
-        raise ConfigError(
-            f"broker.params_bytes ({broker.params_bytes}) must not be larger than"
-            f" broker.queue_bytes ({broker.queue_bytes})"
-        )
+    return Settings(**(sections | families))
 
 
-def show(settings: Settings, origins: Mapping[str, str]) -> str:
-    """Write all options as TOML, with the origin of each; passwords are masked."""
-    lines = []
-    for section in SECTIONS:
-        lines.append(f"[{section}]")
-        for option in _of(section):
-            value = getattr(getattr(settings, section), option.key)
-            text = option.kind.toml(mask(value) if option.secret else value)
-            lines.append(f"{f'{option.key} = {text}':<44}  # {origins[option.path]}")
-        lines.append("")
-    return "\n".join(lines).rstrip() + "\n"
+def _members(path: Path | None, tables: Tables, environ: Mapping[str, str]) -> Names:
+    """Return the names of all nodes and groups, in their order."""
+    found: dict[str, dict[str, None]] = {family: {} for family in FAMILIES}
+    for section in tables:
+        family, _, name = section.partition(".")
+        if name:
+            found[family][_name(name, f"{path}: [{section}]")] = None
+    for family, members in found.items():
+        for variable in sorted(environ):
+            start = f"{order_variable(family)}__"
+            middle = variable.removeprefix(start).rpartition("__")[0]
+            if variable.startswith(start) and middle:
+                members[_name(middle.lower(), variable)] = None
+    return {family: _ordered(family, list(found[family]), environ) for family in found}
 
 
-def environ_of(settings: Settings) -> dict[str, str]:
-    """Return the variables that give another process the same settings."""
-    return {
-        option.variable: option.kind.text(
-            getattr(getattr(settings, option.section), option.key)
-        )
-        for option in OPTIONS.values()
-    }
+def _ordered(family: str, names: list[str], environ: Mapping[str, str]) -> list[str]:
+    """Put those first that the environment says are first."""
+    variable = order_variable(family)
+    first = [item.strip() for item in environ.get(variable, "").split(",") if item]
+    for name in first:
+        if name not in names:
+            raise ConfigError(f"{variable}: there is no [{family}.{name}]")
+    return list(dict.fromkeys([*first, *names]))
 
 
-def example() -> str:
-    """Write a complete falconas.toml: each option with its help and default."""
-    lines = [
-        "# Configuration of FalconAS. Each option stands here with its default;",
-        "# take away the # in front of what you change. The environment goes before",
-        f"# this file ({OPTIONS['broker.frontend'].variable}=…), options of the",
-        "# command line go before both.",
-        "",
-    ]
-    for section, cls in SECTIONS.items():
-        lines += [f"# {(cls.__doc__ or '').strip()}", f"[{section}]"]
-        for option in _of(section):
-            text = f"{option.help} Must be {option.kind.wanted}."
-            if option.follows:
-                text += f" Not set: as {option.follows}."
-            lines += textwrap.wrap(
-                text, 78, initial_indent="# ", subsequent_indent="# "
-            )
-            lines.append(f"# {option.key} = {option.kind.toml(option.default)}")
-        lines.append("")
-    return "\n".join(lines).rstrip() + "\n"
+def _name(name: str, where: str) -> str:
+    try:
+        return Name().parse(name)
+    except ValueError as error:
+        raise ConfigError(f"{where}: its name {error}") from None
 
 
-def _of(section: str) -> list[Option]:
-    return [option for option in OPTIONS.values() if option.section == section]
-
-
-def _from_file(path: Path) -> Found:
+def _tables(path: Path) -> Tables:
+    """Return the sections of a file; those of families as `nodes.NAME`."""
+    titles = [*SECTIONS, *(f"{family}.NAME" for family in FAMILIES)]
+    found = {}
     for section, table in _read(path).items():
-        if section not in SECTIONS:
-            wanted = _near(f"[{section}]", [f"[{name}]" for name in SECTIONS])
+        if section not in SECTIONS and section not in FAMILIES:
+            wanted = _near(f"[{section}]", [f"[{title}]" for title in titles])
             raise ConfigError(f"{path}: unknown section [{section}]; {wanted}")
         if not isinstance(table, dict):
             raise ConfigError(f"{path}: {section} must be a section: [{section}]")
+        if section in SECTIONS:
+            found[section] = table
+            continue
+        for name, member in table.items():
+            if not isinstance(member, dict):
+                raise ConfigError(
+                    f"{path}: {section}.{name} must be a section: [{section}.{name}];"
+                    f" options stand in [{section}.NAME]"
+                )
+            found[f"{section}.{name}"] = member
+    return found
+
+
+def _from_file(path: Path | None, tables: Tables, every: Options) -> Found:
+    for section, table in tables.items():
         for key, value in table.items():
-            option = _option(section, key, f"{path}:")
+            option = _option(every, section, key, f"{path}:")
             yield option, _parse(option, value, f"{path}: {option.path}"), str(path)
 
 
@@ -243,21 +231,24 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: is not TOML: {error}") from None
 
 
-def _from_environ(environ: Mapping[str, str]) -> Found:
-    known = {option.variable: option for option in OPTIONS.values()}
+def _from_environ(environ: Mapping[str, str], every: Options) -> Found:
+    variables = {option.variable: option for option in every.values()}
     for name in sorted(environ):
         if not name.startswith(PREFIX) or "__" not in name:
             continue
-        if name not in known:
-            raise ConfigError(f"unknown variable {name}; {_near_variable(name)}")
-        option = known[name]
+        if name not in variables:
+            hint = _near_variable(name, variables)
+            raise ConfigError(f"unknown variable {name}; {hint}")
+        option = variables[name]
         yield option, _parse(option, environ[name], name, text=True), name
 
 
-def _from_command_line(options: Mapping[str, Mapping[str, Any]]) -> Found:
+def _from_command_line(
+    options: Mapping[str, Mapping[str, Any]], every: Options
+) -> Found:
     for section, table in options.items():
         for key, value in table.items():
-            option = _option(section, key, "command line:")
+            option = _option(every, section, key, "command line:")
             if option.secret and isinstance(value, str) and has_password(value):
                 raise ConfigError(
                     f"{option.flag} must not hold a password, everybody on this"
@@ -269,33 +260,36 @@ def _from_command_line(options: Mapping[str, Mapping[str, Any]]) -> Found:
             yield option, _parse(option, value, option.flag, text=text), option.flag
 
 
-def _option(section: str, key: str, where: str) -> Option:
+def _option(every: Options, section: str, key: str, where: str) -> Option:
     name = f"{section}.{key}"
-    if name in OPTIONS:
-        return OPTIONS[name]
-    same_key = [path for path, option in OPTIONS.items() if option.key == key]
+    if name in every:
+        return every[name]
+    hints = (
+        [option.path for option in options.values() if option.key == key]
+        for options in (OPTIONS, MEMBERS)
+    )
+    same_key = next(filter(None, hints), [])
+    keys = [option.key for option in every.values() if option.section == section]
     hint = (
         f"did you mean {' or '.join(same_key)}?"
         if same_key
-        else _near(name, [option.path for option in _of(section)])
+        else _near(key, keys, f"{section}.")
     )
     raise ConfigError(f"{where} unknown option {name}; {hint}")
 
 
-def _near(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known, 1, 0.6)
+def _near(name: str, names: Iterable[str], before: str = "") -> str:
+    near = difflib.get_close_matches(name, names, 1, 0.6)
     if near:
-        return f"did you mean {near[0]}?"
-    return "known are " + ", ".join(known)
+        return f"did you mean {before}{near[0]}?"
+    return "known are " + ", ".join(before + name for name in names)
 
 
-def _near_variable(name: str) -> str:
-    short = {
-        option.variable.removeprefix(PREFIX): option for option in OPTIONS.values()
-    }
+def _near_variable(name: str, variables: Iterable[str]) -> str:
+    short = [variable.removeprefix(PREFIX) for variable in variables]
     near = difflib.get_close_matches(name.removeprefix(PREFIX), short, 1, 0.6)
     if near:
-        return f"did you mean {short[near[0]].variable}?"
+        return f"did you mean {PREFIX}{near[0]}?"
     return "`falconas config example` lists all options"
 
 
@@ -307,19 +301,29 @@ def _parse(option: Option, value: Any, where: str, *, text: bool = False) -> Any
 
 
 def _exposed(
-    path: Path | None, origins: Mapping[str, str], values: Mapping[str, Any]
+    path: Path | None,
+    origins: Mapping[str, str],
+    values: Mapping[str, Any],
+    every: Options,
 ) -> Iterator[str]:
-    for name, option in OPTIONS.items():
-        if path is None or origins[name] != str(path) or not option.secret:
-            continue
-        if has_password(values[name]) and path.stat().st_mode & stat.S_IROTH:
-            yield (
-                f"{path} holds a password and everybody on this machine can read it:"
-                f" chmod 640 {path}"
-            )
+    secret = any(
+        option.secret and origins[name] == str(path) and has_password(values[name])
+        for name, option in every.items()
+    )
+    if path and secret and path.stat().st_mode & stat.S_IROTH:
+        yield (
+            f"{path} holds a password and everybody on this machine can read it:"
+            f" chmod 640 {path}"
+        )
 
 
 def _misspelt(environ: Mapping[str, str]) -> Iterator[str]:
-    known = {o.variable.replace("__", "_"): o.variable for o in OPTIONS.values()}
-    for name in sorted(known.keys() & environ.keys()):
-        yield f"variable {name} is not read; did you mean {known[name]}?"
+    """Warn of variables with one underscore where two are needed."""
+    for name in sorted(environ):
+        for option in (*OPTIONS.values(), *MEMBERS.values()):
+            pattern = option.variable.replace("__", "_").replace("NAME", "(.+)")
+            match = re.fullmatch(pattern, name)
+            if match and "__" not in name:
+                wanted = option.variable.replace("NAME", "".join(match.groups()))
+                yield f"variable {name} is not read; did you mean {wanted}?"
+                break

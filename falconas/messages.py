@@ -122,9 +122,10 @@ class Catalogue(NamedTuple):
 
 
 class Ready(NamedTuple):
-    """Worker to broker: who I am; ready for work unless extras say `ready: false`.
+    """Worker to broker: who I am, and connected to which node for life.
 
-    `holding` in the extras lists the dispatch ids that it still works on.
+    It is ready for work unless the extras say `ready: false`; `holding` lists the
+    dispatch ids that it still works on.
     """
 
     id: Id
@@ -137,7 +138,7 @@ class Ready(NamedTuple):
 
 
 class Status(NamedTuple):
-    """Worker to broker: may I be given work, and the facts of my node."""
+    """Worker to broker: may I be given work."""
 
     id: Id
     ready: bool
@@ -145,7 +146,10 @@ class Status(NamedTuple):
 
 
 class Return(NamedTuple):
-    """Worker to broker: request `id` was not started; give it to somebody else."""
+    """Worker to broker: request `id` was not started; give it to somebody else.
+
+    Extras say where its node is to blame: `behind`, `refused`.
+    """
 
     id: Id
     reason: str
@@ -170,7 +174,7 @@ class Register(NamedTuple):
 
 
 class Heartbeat(NamedTuple):
-    """Supervisor to broker each second; the body lists its live workers' ids.
+    """Supervisor to broker each second: its live workers, and the facts of nodes.
 
     Extras say how it is: `manifest`, `draining` and the last `reload`, a map of `id`,
     `state` ("loading", "rolling", "done", "failed") and `reason`. The broker's answer

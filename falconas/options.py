@@ -1,5 +1,7 @@
 """Kinds of option: how a value is read, checked and written.
 
+Those that are numbers stand in `quantities`.
+
 A value comes as TOML has it (`parse`) or as text, from the environment or the
 command line (`parse_text`). What is wrong ends in a `ValueError` that begins
 with "must be" and says what would be right.
@@ -10,23 +12,10 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
-from math import isfinite
 from typing import Any
 
-_NUMBER = r"[0-9]+(?:\.[0-9]+)?"
-_DURATION = re.compile(rf"({_NUMBER}) ?(ms|s|m|h|d)")
-_SIZE = re.compile(rf"({_NUMBER}) ?([kMG]?B|[KMG]iB)")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_BYTES = {
-    "B": 1,
-    "kB": 1000,
-    "KiB": 1 << 10,
-    "MB": 1000**2,
-    "MiB": 1 << 20,
-    "GB": 1000**3,
-    "GiB": 1 << 30,
-}
 _TCP = re.compile(r"tcp://(\*|\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):([0-9]{1,5})")
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _PORT_LIMIT = 65535
 _IPC_LIMIT = 107  # bytes of a Unix socket's path
 _ANY_HOST = {"*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104
@@ -122,98 +111,54 @@ class Choice(Kind):
         return value
 
 
-class Count(Kind):
-    """A whole number within bounds."""
+class Name(Kind):
+    """A name of a node, a group or a database."""
 
-    metavar = "N"
+    metavar = "NAME"
+    wanted = "a name of 1 to 64 small letters, digits, - and _, a letter first"
 
-    def __init__(self, minimum: int, maximum: int) -> None:
-        self.minimum, self.maximum = minimum, maximum
-        self.wanted = f"a whole number from {minimum} to {maximum}"
-
-    def parse(self, value: Any) -> int:
-        """Return the number."""
-        if type(value) is not int or not self.minimum <= value <= self.maximum:
+    def parse(self, value: Any) -> str:
+        """Return the name."""
+        if not isinstance(value, str) or not _NAME.fullmatch(value):
             raise self.wrong(value)
         return value
 
-    def parse_text(self, text: str) -> int:
-        """Read decimal digits."""
-        if not re.fullmatch(r"-?[0-9]{1,18}", text):
-            raise self.wrong(text)
-        return self.parse(int(text))
 
-    def toml(self, value: Any) -> str:
-        """Write it without quotes."""
-        return self.text(value)
+class Words(Kind):
+    """Several texts; in one text, with commas between them."""
 
+    metavar = "TEXT,…"
+    wanted = "an array of texts without commas"
+    item: Kind = Filled()
 
-class Size(Count):
-    """A number of bytes within bounds, also with a unit: `64MiB`."""
-
-    metavar = "SIZE"
-
-    def __init__(self, minimum: int, maximum: int) -> None:
-        super().__init__(minimum, maximum)
-        self.wanted = (
-            'a size such as 65536, "64KiB" or "16MiB",'
-            f" from {format_size(minimum)} to {format_size(maximum)}"
-        )
-
-    def parse(self, value: Any) -> int:
-        """Return the number of bytes."""
-        if not isinstance(value, str):
-            return super().parse(value)
-        match = _SIZE.fullmatch(value)
-        size = float(match[1]) * _BYTES[match[2]] if match else -1.0
-        if not size.is_integer() or not self.minimum <= size <= self.maximum:
+    def parse(self, value: Any) -> tuple[str, ...]:
+        """Return the texts."""
+        if not isinstance(value, list | tuple):
             raise self.wrong(value)
-        return int(size)
+        found = tuple(self.item.parse(item).strip() for item in value)
+        for item in found:
+            if "," in item:
+                raise self.wrong(item)
+        return found
 
-    def parse_text(self, text: str) -> int:
-        """Read digits as bytes, else a size with its unit."""
-        return self.parse(int(text) if re.fullmatch("[0-9]{1,18}", text) else text)
+    def parse_text(self, text: str) -> tuple[str, ...]:
+        """Read texts with commas between them."""
+        return self.parse([item.strip() for item in text.split(",") if item.strip()])
 
     def text(self, value: Any) -> str:
-        """Write it with the largest unit that is exact."""
-        return format_size(value)
+        """Write them with commas between."""
+        return ",".join(value)
 
     def toml(self, value: Any) -> str:
-        """Write it as a text: it has a unit."""
-        return json.dumps(self.text(value))
+        """Write an array."""
+        return json.dumps(list(value), ensure_ascii=False)
 
 
-class Duration(Kind):
-    """A number of seconds within bounds, also with a unit: `250ms`."""
+class Names(Words):
+    """Several names."""
 
-    metavar = "DURATION"
-
-    def __init__(self, minimum: float, maximum: float) -> None:
-        self.minimum, self.maximum = minimum, maximum
-        self.wanted = (
-            'a duration such as "250ms", "5s", "2m" or a number of seconds,'
-            f" from {format_duration(minimum)} to {format_duration(maximum)}"
-        )
-
-    def parse(self, value: Any) -> float:
-        """Return the number of seconds."""
-        seconds = value
-        if isinstance(value, str):
-            match = _DURATION.fullmatch(value)
-            seconds = float(match[1]) * _SECONDS[match[2]] if match else None
-        if type(seconds) not in (int, float) or not isfinite(seconds):
-            raise self.wrong(value)
-        if not self.minimum <= seconds <= self.maximum:
-            raise self.wrong(value)
-        return float(seconds)
-
-    def parse_text(self, text: str) -> float:
-        """Read digits as seconds, else a duration with its unit."""
-        return self.parse(float(text) if re.fullmatch(_NUMBER, text) else text)
-
-    def text(self, value: Any) -> str:
-        """Write it with the largest unit that is exact."""
-        return format_duration(value)
+    wanted = "an array of names: small letters, digits, - and _, a letter first"
+    item = Name()
 
 
 class Endpoint(Kind):
@@ -270,23 +215,6 @@ def dialable(endpoint: str) -> str:
     if match and match[1] in _ANY_HOST:
         return f"tcp://{_ANY_HOST[match[1]]}:{match[2]}"
     return endpoint
-
-
-def format_duration(seconds: float) -> str:
-    """Write seconds with the largest unit that is exact: 0.25 -> `250ms`."""
-    for unit in ("d", "h", "m", "s", "ms"):
-        number = round(seconds / _SECONDS[unit], 6)
-        if number >= 1 and number.is_integer():
-            return f"{int(number)}{unit}"
-    return f"{seconds:g}s"
-
-
-def format_size(size: int) -> str:
-    """Write bytes with the largest unit that is exact: 65536 -> `64KiB`."""
-    for unit in ("GiB", "MiB", "KiB"):
-        if size and size % _BYTES[unit] == 0:
-            return f"{size // _BYTES[unit]}{unit}"
-    return f"{size}B"
 
 
 def _is_ip(host: str) -> bool:

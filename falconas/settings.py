@@ -7,10 +7,12 @@ floats, bytes are ints.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from falconas.options import Choice, Count, Duration, Endpoint, Filled, Flag, Kind, Size
+from falconas.options import Choice, Endpoint, Filled, Flag, Kind, Name, Names, Words
+from falconas.quantities import Count, Duration, Number, Size
 
 PREFIX = "FALCONAS_"
 LONGEST = 7 * 86400.0
@@ -20,69 +22,52 @@ _BUDGET = Duration(0.001, LONGEST)
 _WAIT = Duration(0.0, LONGEST)
 
 
-def _meta(kind: Kind, text: str, **more: Any) -> dict[str, Any]:
-    return {"kind": kind, "help": text, **more}
+def _option(default: Any, kind: Kind, text: str, **more: Any) -> Any:
+    return field(default=default, metadata={"kind": kind, "help": text, **more})
 
 
 @dataclass(frozen=True)
 class Broker:
     """The broker: takes requests from clients and hands them to workers."""
 
-    frontend: str = field(
-        default="tcp://127.0.0.1:5570",
-        metadata=_meta(Endpoint(), "Endpoint that clients connect to."),
+    frontend: str = _option(
+        "tcp://127.0.0.1:5570", Endpoint(), "Endpoint that clients connect to."
     )
-    backend: str = field(
-        default="tcp://127.0.0.1:5571",
-        metadata=_meta(Endpoint(), "Endpoint that workers connect to."),
+    backend: str = _option(
+        "tcp://127.0.0.1:5571", Endpoint(), "Endpoint that workers connect to."
     )
-    control: str = field(
-        default="tcp://127.0.0.1:5572",
-        metadata=_meta(Endpoint(), "Endpoint of supervisors and operators."),
+    control: str = _option(
+        "tcp://127.0.0.1:5572", Endpoint(), "Endpoint of supervisors and operators."
     )
-    insecure: bool = field(
-        default=False,
-        metadata=_meta(Flag(), "Listen beyond this machine although no keys are set."),
+    insecure: bool = _option(
+        False, Flag(), "Listen beyond this machine although no keys are set."
     )
-    queue_requests: int = field(
-        default=10_000,
-        metadata=_meta(Count(1, 10_000_000), "Requests that may wait, in all."),
+    queue_requests: int = _option(
+        10_000, Count(1, 10_000_000), "Requests that may wait, in all."
     )
-    queue_bytes: int = field(
-        default=64 * _MIB,
-        metadata=_meta(Size(_KIB, 64 * _GIB), "Bytes of the requests that wait."),
+    queue_bytes: int = _option(
+        64 * _MIB, Size(_KIB, 64 * _GIB), "Bytes of the requests that wait."
     )
-    client_requests: int = field(
-        default=1_000,
-        metadata=_meta(Count(1, 10_000_000), "Outstanding requests of one client."),
+    client_requests: int = _option(
+        1_000, Count(1, 10_000_000), "Outstanding requests of one client."
     )
-    params_bytes: int = field(
-        default=1 * _MIB,
-        metadata=_meta(Size(64, _GIB), "Largest parameters of one request."),
+    params_bytes: int = _option(
+        1 * _MIB, Size(64, _GIB), "Largest parameters of one request."
     )
-    result_bytes: int = field(
-        default=16 * _MIB,
-        metadata=_meta(Size(64, _GIB), "Largest result of one request."),
+    result_bytes: int = _option(
+        16 * _MIB, Size(64, _GIB), "Largest result of one request."
     )
-    budget: float = field(
-        default=30.0,
-        metadata=_meta(
-            _BUDGET, "Time for a request when neither caller nor script says."
-        ),
+    budget: float = _option(
+        30.0, _BUDGET, "Time for a request when neither caller nor script says."
     )
-    worker_wait: float = field(
-        default=1.0,
-        metadata=_meta(_WAIT, "How long a known script may wait for a worker."),
+    worker_wait: float = _option(
+        1.0, _WAIT, "How long a known script may wait for a worker."
     )
-    start_wait: float = field(
-        default=3.0,
-        metadata=_meta(
-            _WAIT, "After the start, how long an unknown script may wait likewise."
-        ),
+    start_wait: float = _option(
+        3.0, _WAIT, "After the start, how long an unknown script may wait likewise."
     )
-    drain_timeout: float = field(
-        default=30.0,
-        metadata=_meta(_WAIT, "On SIGTERM, time for outstanding requests to end."),
+    drain_timeout: float = _option(
+        30.0, _WAIT, "On SIGTERM, time for outstanding requests to end."
     )
 
 
@@ -90,120 +75,166 @@ class Broker:
 class Worker:
     """One host's workers and their supervisor."""
 
-    backend: str = field(
-        default=Broker.backend,
-        metadata=_meta(
-            Endpoint(dial=True), "The broker's backend.", follows="broker.backend"
-        ),
+    backend: str = _option(
+        Broker.backend,
+        Endpoint(dial=True),
+        "The broker's backend.",
+        follows="broker.backend",
     )
-    control: str = field(
-        default=Broker.control,
-        metadata=_meta(
-            Endpoint(dial=True), "The broker's control.", follows="broker.control"
-        ),
+    control: str = _option(
+        Broker.control,
+        Endpoint(dial=True),
+        "The broker's control.",
+        follows="broker.control",
     )
-    count: int = field(
-        default=0,
-        metadata=_meta(
-            Count(0, 4096), "Number of workers; 0: one for each core.", short="-n"
-        ),
+    count: int = _option(
+        0,
+        Count(0, 4096),
+        "Number of workers of a group that does not say; 0: one for each core.",
+        short="-n",
     )
-    scripts: str = field(
-        default="workers",
-        metadata=_meta(Filled(4096), "Folder of the scripts."),
+    scripts: str = _option("workers", Filled(4096), "Folder of the scripts.")
+    group: str = _option(
+        "", Kind(), "Only the workers of this group; not set: of all that there are."
     )
-    group: str = field(
-        default="default",
-        metadata=_meta(Filled(), "Name of this group of workers."),
+    drain_timeout: float = _option(
+        30.0, _WAIT, "On SIGTERM, time for the running requests to end."
     )
-    drain_timeout: float = field(
-        default=30.0,
-        metadata=_meta(_WAIT, "On SIGTERM, time for the running requests to end."),
+    boot_timeout: float = _option(
+        60.0, _BUDGET, "Time for a worker to load the scripts and connect."
     )
-    boot_timeout: float = field(
-        default=60.0,
-        metadata=_meta(_BUDGET, "Time for a worker to load the scripts and connect."),
+    strict: bool = _option(False, Flag(), "Do not start if a script does not load.")
+    recycle_requests: int = _option(
+        100_000,
+        Count(0, 1_000_000_000),
+        "Requests after which a worker is replaced, give or take a tenth; 0: none.",
     )
-    strict: bool = field(
-        default=False,
-        metadata=_meta(Flag(), "Do not start if a script does not load."),
+    recycle_age: float = _option(
+        3600.0,
+        _WAIT,
+        "Age at which a worker is replaced, give or take a tenth; 0: none.",
     )
-    recycle_requests: int = field(
-        default=100_000,
-        metadata=_meta(
-            Count(0, 1_000_000_000),
-            "Requests after which a worker is replaced, give or take a tenth; 0: none.",
-        ),
+    recycle_memory: int = _option(
+        _GIB, Size(0, 1 << 50), "Resident memory that gets a worker replaced; 0: none."
     )
-    recycle_age: float = field(
-        default=3600.0,
-        metadata=_meta(
-            _WAIT, "Age at which a worker is replaced, give or take a tenth; 0: none."
-        ),
-    )
-    recycle_memory: int = field(
-        default=_GIB,
-        metadata=_meta(
-            Size(0, 1 << 50), "Resident memory that gets a worker replaced; 0: none."
-        ),
-    )
-    address_space: int = field(
-        default=0,
-        metadata=_meta(
-            Size(0, 1 << 50),
-            "Memory that a worker cannot get beyond (RLIMIT_AS); 0: no limit.",
-        ),
+    address_space: int = _option(
+        0,
+        Size(0, 1 << 50),
+        "Memory that a worker cannot get beyond (RLIMIT_AS); 0: no limit.",
     )
 
 
 @dataclass(frozen=True)
 class Database:
-    """The PostgreSQL server that the scripts work on."""
+    """The PostgreSQL server that the scripts work on; or what all nodes share."""
 
-    dsn: str = field(
-        default="",
-        metadata=_meta(
-            Kind(),
-            "Connection string; what it leaves out comes from PG* variables,"
-            " service file and password file.",
-            secret=True,
-        ),
+    dsn: str = _option(
+        "",
+        Kind(),
+        "Connection string; what it leaves out comes from PG* variables,"
+        " service file and password file.",
+        secret=True,
     )
-    node: str = field(
-        default="main",
-        metadata=_meta(Filled(), "Name of this server in status and replies."),
+    node: str = _option("main", Filled(), "Name of this server in status and replies.")
+    reset: str = _option(
+        "soft",
+        Choice("soft", "discard", "rollback"),
+        "How a session is swept after each request: soft keeps prepared statements,"
+        " discard keeps nothing, rollback ends the transaction only.",
     )
-    reset: str = field(
-        default="soft",
-        metadata=_meta(
-            Choice("soft", "discard", "rollback"),
-            "How a session is swept after each request: soft keeps prepared statements,"
-            " discard keeps nothing, rollback ends the transaction only.",
-        ),
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node: one PostgreSQL server; or where to look for several."""
+
+    dsn: str = _option(
+        "",
+        Kind(),
+        "Connection string; what it leaves out comes from database.dsn. Several"
+        " hosts are several nodes.",
+        secret=True,
     )
+    weight: float = _option(
+        1.0,
+        Number(0.0, 1000.0),
+        "Its share of the work beside the others'; 0: only when no other suits.",
+    )
+    database: str = _option(
+        "main", Name(), "The database (one primary and its standbys) it belongs to."
+    )
+    tags: tuple[str, ...] = _option((), Names(), "Words by which groups select nodes.")
+    dns: bool = _option(
+        False, Flag(), "Each address that the host resolves to is a node."
+    )
+    patroni: tuple[str, ...] = _option(
+        (), Words(), "URLs of Patroni's REST API; the members it lists are the nodes."
+    )
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group: which scripts run where, on how many workers, in what sessions."""
+
+    scripts: tuple[str, ...] = _option(
+        ("*",),
+        Words(),
+        "Patterns of the names of its scripts; a script belongs to the first group"
+        " that has a pattern for it.",
+    )
+    database: str = _option("main", Name(), "The database it works on.")
+    nodes: tuple[str, ...] = _option(
+        (), Words(), "Names or tags of its nodes; none: all."
+    )
+    size: int = _option(
+        0,
+        Count(0, 4096),
+        "Workers on each host (0: as worker.count), or connections of a NodePool to"
+        " each node (0: 10).",
+    )
+    access: str = _option(
+        "write",
+        Choice("write", "read"),
+        "With read its sessions only read, and it has no scripts that write.",
+    )
+    writes: float = _option(
+        0.5,
+        Number(0.0, 1.0),
+        "The part of its workers that the primary has at least, if some of its"
+        " scripts write; all of them, if all do.",
+    )
+    autocommit: bool = _option(
+        False, Flag(), "Each statement for itself; else a request is one transaction."
+    )
+    statement_timeout: float = _option(
+        0.0, _WAIT, "Time for one statement; 0: as the server says."
+    )
+    temp_buffers: int = _option(
+        0,
+        Size(0, 64 * _GIB),
+        "Memory of a session for temporary tables; 0: as the server says.",
+    )
+    role: str = _option("", Kind(), "Role of PostgreSQL that its sessions take on.")
 
 
 @dataclass(frozen=True)
 class Client:
     """Commands that call scripts or ask the broker."""
 
-    frontend: str = field(
-        default=Broker.frontend,
-        metadata=_meta(
-            Endpoint(dial=True), "The broker's frontend.", follows="broker.frontend"
-        ),
+    frontend: str = _option(
+        Broker.frontend,
+        Endpoint(dial=True),
+        "The broker's frontend.",
+        follows="broker.frontend",
     )
-    control: str = field(
-        default=Broker.control,
-        metadata=_meta(
-            Endpoint(dial=True), "The broker's control.", follows="broker.control"
-        ),
+    control: str = _option(
+        Broker.control,
+        Endpoint(dial=True),
+        "The broker's control.",
+        follows="broker.control",
     )
-    budget: float = field(
-        default=5.0,
-        metadata=_meta(
-            _BUDGET, "Time to wait for a broker where a call has no budget."
-        ),
+    budget: float = _option(
+        5.0, _BUDGET, "Time to wait for a broker where a call has no budget."
     )
 
 
@@ -211,21 +242,17 @@ class Client:
 class Log:
     """The log on stderr."""
 
-    level: str = field(
-        default="info",
-        metadata=_meta(
-            Choice("debug", "info", "warning", "error"),
-            "What to log at least.",
-            flag="--log-level",
-        ),
+    level: str = _option(
+        "info",
+        Choice("debug", "info", "warning", "error"),
+        "What to log at least.",
+        flag="--log-level",
     )
-    format: str = field(
-        default="auto",
-        metadata=_meta(
-            Choice("auto", "text", "json"),
-            "Lines for people or JSON; auto: text on a terminal.",
-            flag="--log-format",
-        ),
+    format: str = _option(
+        "auto",
+        Choice("auto", "text", "json"),
+        "Lines for people or JSON; auto: text on a terminal.",
+        flag="--log-format",
     )
 
 
@@ -236,6 +263,8 @@ class Settings:
     broker: Broker = field(default_factory=Broker)
     worker: Worker = field(default_factory=Worker)
     database: Database = field(default_factory=Database)
+    nodes: dict[str, Node] = field(default_factory=dict)
+    groups: dict[str, Group] = field(default_factory=dict)
     client: Client = field(default_factory=Client)
     log: Log = field(default_factory=Log)
 
@@ -266,21 +295,43 @@ class Option:
     @property
     def variable(self) -> str:
         """Name in the environment: `FALCONAS_BROKER__FRONTEND`."""
-        return f"{PREFIX}{self.section}__{self.key}".upper()
+        return f"{PREFIX}{self.path.replace('.', '__')}".upper()
+
+    def value(self, settings: Settings) -> Any:
+        """Return what it is set to."""
+        section, _, name = self.section.partition(".")
+        found = getattr(settings, section)
+        return getattr(found[name] if name else found, self.key)
 
 
-def _options() -> dict[str, Option]:
+def describe(classes: Mapping[str, type[Any]]) -> dict[str, Option]:
+    """Return the options of sections by their paths."""
     found = [
         Option(
-            section.name,
+            section,
             item.name,
             default=item.default,
             **{"flag": "--" + item.name.replace("_", "-"), **item.metadata},
         )
-        for section in fields(Settings)
-        for item in fields(SECTIONS[section.name])
+        for section, cls in classes.items()
+        for item in fields(cls)
     ]
     return {option.path: option for option in found}
+
+
+def known(names: Mapping[str, Iterable[str]]) -> dict[str, Option]:
+    """Return all options by their paths, also those of the members of families."""
+    members = {
+        f"{family}.{name}": FAMILIES[family]
+        for family, found in names.items()
+        for name in found
+    }
+    return OPTIONS | describe(members)
+
+
+def order_variable(family: str) -> str:
+    """Return the variable that has the names of a family's members in their order."""
+    return f"{PREFIX}{family}".upper()
 
 
 SECTIONS: dict[str, type[Any]] = {
@@ -290,4 +341,7 @@ SECTIONS: dict[str, type[Any]] = {
     "client": Client,
     "log": Log,
 }
-OPTIONS = _options()
+# Sections of which there are as many as one likes: [nodes.NAME].
+FAMILIES: dict[str, type[Any]] = {"nodes": Node, "groups": Group}
+OPTIONS = describe(SECTIONS)
+MEMBERS = describe({f"{family}.NAME": cls for family, cls in FAMILIES.items()})

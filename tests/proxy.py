@@ -95,13 +95,13 @@ class Way:
             if not data:
                 await asyncio.Event().wait()  # nobody hears of it
             return
-        passed = data if self._left is None else data[: self._left]
+        left = self._left  # what is asked for meanwhile is about what comes after
+        passed = data if left is None else data[:left]
         self.bytes += len(passed)
         await asyncio.get_running_loop().sock_sendall(end, passed)
-        if self._left is not None:
-            self._left -= len(passed)
-            if not self._left:
-                self._left = None
+        if left is not None:
+            self._left = left - len(passed) or None
+            if self._left is None:
                 raise ConnectionResetError
         if not data:
             raise End

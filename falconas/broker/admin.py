@@ -6,7 +6,9 @@ from math import inf
 from typing import Any
 
 from falconas.broker.core import BrokerCore
-from falconas.broker.records import Worker
+from falconas.broker.nodes import NOWHERE, Facts
+from falconas.broker.pool import Pool
+from falconas.broker.records import Tally, Worker
 
 
 def report(core: BrokerCore, now: float) -> dict[str, Any]:
@@ -20,6 +22,7 @@ def report(core: BrokerCore, now: float) -> dict[str, Any]:
         "queue": {"requests": flow.backlog.count, "bytes": flow.backlog.bytes},
         "counters": dict(sorted(flow.counters.items())),
         "workers": [_worker(worker, now) for worker in workers],
+        "nodes": [_node(flow.pool, name) for name in _names(flow.pool)],
         "supervisors": [
             {
                 "host": supervisor.host,
@@ -46,6 +49,32 @@ def report(core: BrokerCore, now: float) -> dict[str, Any]:
     }
 
 
+def _names(pool: Pool) -> list[str]:
+    return sorted({*pool.nodes.facts, *(lane.node for lane in pool.lanes)})
+
+
+def _node(pool: Pool, name: str) -> dict[str, Any]:
+    facts = pool.nodes.facts.get(name, Facts())
+    lanes = [lane for lane in pool.lanes.values() if lane.key.node == name]
+    workers = [worker for lane in lanes for worker in lane.workers]
+    past = pool.tallies.get(name, Tally())
+    return {
+        "name": name,
+        "database": facts.database or None,
+        "role": facts.role,
+        "up": facts.up,
+        "lag": facts.lag,
+        "lsn": None if facts.lsn == NOWHERE else facts.lsn,
+        "timeline": facts.timeline or None,
+        "reason": facts.reason or None,
+        "workers": len(workers),
+        "ready": sum(lane.ready for lane in lanes),
+        "busy": sum(bool(worker.hands) for worker in workers),
+        "requests": past.requests + sum(worker.served for worker in workers),
+        "errors": past.errors + sum(worker.errors for worker in workers),
+    }
+
+
 def summary(core: BrokerCore) -> str:
     """Return one line for the service manager."""
     flow = core.flow
@@ -60,7 +89,7 @@ def _worker(worker: Worker, now: float) -> dict[str, Any]:
         "pid": worker.facts.get("pid"),
         "host": worker.facts.get("host"),
         "group": worker.lane.group,
-        "node": worker.node,
+        "node": worker.lane.node,
         "manifest": worker.lane.manifest,
         "state": state,
         "reason": worker.facts.get("reason") or None,

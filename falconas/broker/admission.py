@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from falconas.broker.backlog import PRIORITY_LIMIT
 from falconas.broker.flow import Flow
+from falconas.broker.nodes import is_min_lsn
 from falconas.broker.records import Client, ScriptInfo
 from falconas.errors import (
     AlreadyExists,
@@ -15,6 +17,7 @@ from falconas.errors import (
 from falconas.protocol import (
     BUDGET_LIMIT,
     HEADER_LIMIT,
+    Extras,
     Request,
     encode,
     is_script_name,
@@ -29,6 +32,14 @@ def budget_of(flow: Flow, wanted: float | None, info: ScriptInfo | None) -> floa
     cap = info.budget if info is not None else None
     budget = wanted if wanted is not None else cap or flow.settings.budget
     return min(budget, cap or BUDGET_LIMIT, BUDGET_LIMIT)
+
+
+def priority_of(extras: Extras) -> int:
+    """Return a request's priority; what is none counts as 0."""
+    priority = extras.get("priority")
+    if type(priority) is not int or abs(priority) > PRIORITY_LIMIT:
+        return 0
+    return priority
 
 
 def refusal(
@@ -48,11 +59,9 @@ def refusal(
     if request.budget is not None and request.budget <= 0:
         return DeadlineExceeded("the budget was used up", retry_safe=True)
     if request.extras and request.extras != USUAL_EXTRAS:
-        # Numbers may be longer as we write them than as the client did.
-        header = len(encode(request))
-        if header > HEADER_LIMIT:
-            text = f"a header of {header} bytes, the limit is {HEADER_LIMIT}"
-            return InvalidArgument(f"{text}: put fewer extras in")
+        error = _against(request)
+        if error is not None:
+            return error
     if size > settings.params_bytes:
         text = f"{size} bytes of parameters, the limit is {settings.params_bytes}"
         return InvalidArgument(text)
@@ -67,4 +76,17 @@ def refusal(
         return NotFound(f"there is no script {script}")
     if info is not None and info.error is not None:
         return NotFound(f"script {script} does not load: {info.error}")
+    return None
+
+
+def _against(request: Request) -> FalconError | None:
+    """Say what is wrong with a request's extras; None: nothing."""
+    if not is_min_lsn(request.extras.get("min_lsn", {})):
+        text = "min_lsn must be a map of databases to positions, integers from 0 up"
+        return InvalidArgument(text)
+    # Numbers may be longer as we write them than as the client did.
+    header = len(encode(request))
+    if header > HEADER_LIMIT:
+        text = f"a header of {header} bytes, the limit is {HEADER_LIMIT}"
+        return InvalidArgument(f"{text}: put fewer extras in")
     return None

@@ -92,6 +92,7 @@ class Backlog:
         self.limit = limit
         self.limit_bytes = limit_bytes
         self.queues: dict[QueueKey, Queue] = {}
+        self.demanding: dict[int, Pending] = {}  # which nodes' facts may release
         self.count = 0
         self.bytes = 0
 
@@ -110,6 +111,8 @@ class Backlog:
             queue = self.queues[key] = Queue(key)
         queue.push(pending, front=front)
         pending.queue = queue
+        if pending.demand:
+            self.demanding[pending.number] = pending
         self.count += 1
         self.bytes += pending.size
 
@@ -140,11 +143,14 @@ class Backlog:
         for pending in everything:
             pending.queue = None
         self.queues.clear()
+        self.demanding.clear()
         self.count = self.bytes = 0
         return everything
 
     def _forget(self, pending: Pending, queue: Queue) -> None:
         pending.queue = None
+        if pending.demand:
+            del self.demanding[pending.number]
         self.count -= 1
         self.bytes -= pending.size
         if not queue:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from math import inf
 
-from falconas.broker import operators, presence, verdicts
-from falconas.broker.admission import budget_of, refusal
-from falconas.broker.backlog import PRIORITY_LIMIT
+from falconas.broker import detours, operators, presence, verdicts
+from falconas.broker.admission import budget_of, priority_of, refusal
 from falconas.broker.flow import Flow
+from falconas.broker.hosts import beat_of
 from falconas.broker.losses import Losses
 from falconas.broker.pool import script_infos
 from falconas.broker.records import (
@@ -95,9 +95,6 @@ class BrokerCore:
             flow.clients.ended(client)
             return
         extras = public_extras(request.extras)
-        priority = extras.get("priority")
-        if type(priority) is not int or abs(priority) > PRIORITY_LIMIT:
-            priority = 0
         self._number += 1
         pending = Pending(
             number=self._number,
@@ -110,7 +107,7 @@ class BrokerCore:
             extras=extras,
             arrived=now,
             deadline=now + budget_of(flow, request.budget, info),
-            priority=priority,
+            priority=priority_of(extras),
             watched=presence.wants(extras, peer.envelope),
         )
         client.pending[request.id] = pending
@@ -145,7 +142,7 @@ class BrokerCore:
             flow.counters["stale_ready"] += 1  # by a connection that is gone
             return
         self.flow.welcome(peer, ready.id, now)
-        lane = LaneKey(ready.manifest, ready.group, str(ready.extras.get("role", "")))
+        lane = LaneKey(ready.manifest, ready.group, ready.node)
         other = pool.by_identity.get(peer.identity)
         if other is not None and other is not worker:
             if worker is not None:  # it must not get what the other had in hand
@@ -156,13 +153,12 @@ class BrokerCore:
             worker = None
         if worker is None:
             to, facts = peer.identity, ready.extras
-            worker = Worker(ready.worker, to, ready.supervisor, lane, ready.node, facts)
+            worker = Worker(ready.worker, to, ready.supervisor, lane, facts)
             if pool.add(worker):
                 flow.refile(now)
         else:
             pool.rebind(worker, peer.identity)
-            worker.supervisor, worker.node = ready.supervisor, ready.node
-            worker.facts = ready.extras
+            worker.supervisor, worker.facts = ready.supervisor, ready.extras
         worker.introduced = ready.id
         flow.reconcile(worker, ready.extras.get("holding"), now)
         flow.set_ready(worker, ready.extras.get("ready") is not False, now)
@@ -183,14 +179,16 @@ class BrokerCore:
             return
         self.flow.take_back(pending)
         worker.served += 1
+        extras, repeated = reply.extras, False
+        ready = extras.pop("ready", None) is not False
         if reply.kind == Kind.ERROR:
             worker.errors += 1
             body = body if pending.attempt == 1 else verdicts.corrected(body)
-        extras = reply.extras
-        extras["attempt"] = pending.attempt
-        ready = extras.pop("ready", None) is not False
-        answer = Reply(pending.origin, reply.kind, reply.code, extras)
-        self.flow.finish(pending, answer, now, body)
+            repeated = detours.repeats(self.flow, pending, extras, now)
+        if not repeated:
+            extras["attempt"] = pending.attempt
+            answer = Reply(pending.origin, reply.kind, reply.code, extras)
+            self.flow.finish(pending, answer, now, body)
         self.flow.set_ready(worker, worker.ready and ready, now)
 
     def returned(self, peer: Peer, returned: Return, now: float) -> None:
@@ -204,13 +202,15 @@ class BrokerCore:
         self.flow.take_back(pending)
         if returned.extras.get("ready") is False:
             self.flow.set_ready(worker, False, now)
+        detours.returned(self.flow, pending, worker.lane.node, returned.extras, now)
         self.flow.again(pending, now)
         self.flow.set_ready(worker, worker.ready, now)
 
     def disconnect(self, peer: Peer, now: float) -> None:
         """A worker or a supervisor leaves; a worker has finished or returned all."""
         if peer.socket is Socket.CONTROL:
-            self.hosts.leave(peer.identity)
+            for supervisor in self.hosts.leave(peer.identity):
+                detours.forget(self.flow, supervisor.uuid, now)
             return
         worker = self.flow.pool.by_identity.get(peer.identity)
         if worker is not None:
@@ -262,13 +262,13 @@ class BrokerCore:
         if not self.hosts.heartbeat(heartbeat, peer.identity, now):
             self.flow.welcome(peer, UNKNOWN_PEER, now)
             return
-        try:
-            alive = decode_value(body)
-        except ValueError:
-            alive = None
-        if isinstance(alive, list):
-            gone = self.flow.pool.missing(heartbeat.supervisor, alive, now)
-            self._let_go(gone, "it is gone", now)
+        pool, supervisor = self.flow.pool, heartbeat.supervisor
+        alive, nodes = beat_of(body)
+        gone = [] if alive is None else pool.missing(supervisor, alive, now)
+        for worker in gone:  # they get nothing more, whatever the news of nodes
+            pool.set_ready(worker, False)
+        detours.report(self.flow, supervisor, nodes, now)
+        self._let_go(gone, "it is gone", now)
         extras = {"epoch": self.flow.epoch, "now": now}
         message = Heartbeat(heartbeat.id, heartbeat.supervisor, extras)
         self.flow.sends.append(Send(*peer, message, b""))
@@ -298,9 +298,12 @@ class BrokerCore:
             self._sweep_at = now + SWEEP_INTERVAL
             flow.clients.sweep(now)
             presence.ask(flow, now)
-            for supervisor in self.hosts.silent(now):
-                workers = flow.pool.of_supervisor(supervisor.uuid)
-                self._let_go(workers, "its supervisor is silent", now)
+            silent = [supervisor.uuid for supervisor in self.hosts.silent(now)]
+            workers = [w for uuid in silent for w in flow.pool.of_supervisor(uuid)]
+            self._let_go(workers, "its supervisor is silent", now)
+            for uuid in silent:
+                detours.forget(flow, uuid, now)
+            detours.sweep(flow, now)
         if now >= self.draining_until:
             flow.abandon(now)
 

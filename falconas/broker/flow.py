@@ -87,7 +87,7 @@ class Flow:
 
         No bound refuses what was accepted before; `front` puts it at the head.
         """
-        key = self.pool.route(pending.script)
+        key = self.pool.key_of(pending)
         worker = self.pool.choose(key)
         if worker is not None:
             self.dispatch(pending, worker, now)
@@ -171,7 +171,8 @@ class Flow:
         else:
             script = pending.script
             info = self.pool.info(script) if self.hosts.offers(script) else None
-            error = verdicts.unserved(pending, info, self.settings.worker_wait)
+            nodes, wait = self.pool.objections(pending), self.settings.worker_wait
+            error = verdicts.unserved(pending, info, nodes, wait)
         self._end(pending, error, now)
 
     def cancel(self, pending: Pending, now: float) -> None:
@@ -255,6 +256,9 @@ class Flow:
         hands = list(worker.hands.values())
         for pending in hands:
             self.take_back(pending)
+            if loss.dispatch is None or pending.dispatch == loss.dispatch:
+                worker.served += 1
+                worker.errors += 1
         if self.pool.remove(worker):
             self.refile(now)
         else:
@@ -279,7 +283,7 @@ class Flow:
             if self.pool.is_quarantined(pending.script):
                 self.finish(pending, verdicts.quarantined(pending), now)
             else:
-                self.backlog.push(pending, self.pool.route(pending.script))
+                self.backlog.push(pending, self.pool.key_of(pending))
         self._rearm(now)
         for lane in self.pool.lanes.values():
             for worker in list(lane.idle):
@@ -323,6 +327,8 @@ class Flow:
         """When to give up a request that waits."""
         if self.pool.is_served(pending.queue.key):
             return pending.deadline
+        if pending.astray_at is not None:
+            return min(pending.deadline, pending.astray_at + self.settings.worker_wait)
         if 0.0 < pending.due < pending.deadline:
             return pending.due  # already waiting for a worker to appear
         patience = max(

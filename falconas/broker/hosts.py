@@ -7,6 +7,7 @@ from typing import Any
 from falconas.broker.quarantine import Quarantine, Suspect
 from falconas.broker.records import Supervisor
 from falconas.broker.verdicts import QUARANTINED
+from falconas.codec import decode_value
 from falconas.errors import InvalidArgument, NotFound, Unavailable
 from falconas.protocol import NAME_LIMIT, Heartbeat, Register
 
@@ -79,12 +80,13 @@ class Hosts:
             self.departed.append(f"host {supervisor.host} is silent: given up")
         return gone
 
-    def leave(self, identity: bytes) -> None:
-        """Let the supervisor at this connection go."""
-        for supervisor in list(self.supervisors.values()):
-            if supervisor.identity == identity:
-                del self.supervisors[supervisor.uuid]
-                self.departed.append(f"host {supervisor.host} left")
+    def leave(self, identity: bytes) -> list[Supervisor]:
+        """Remove and return the supervisors at this connection: one, or none."""
+        gone = [s for s in self.supervisors.values() if s.identity == identity]
+        for supervisor in gone:
+            del self.supervisors[supervisor.uuid]
+            self.departed.append(f"host {supervisor.host} left")
+        return gone
 
     def offers(self, script: str) -> bool:
         """Tell whether somebody there has a script; nobody there may have any."""
@@ -108,6 +110,18 @@ class Hosts:
                     if Suspect(manifest, name) in quarantine:
                         scripts[name] = {**entry, "quarantined": QUARANTINED}
         return dict(sorted(scripts.items()))
+
+
+def beat_of(body: bytes) -> tuple[list[Any] | None, Any]:
+    """Read a HEARTBEAT's body: live workers, if it says, and the facts of nodes."""
+    try:
+        said = decode_value(body)
+    except ValueError:
+        return None, None
+    if not isinstance(said, dict):
+        return None, None
+    workers = said.get("workers")
+    return workers if isinstance(workers, list) else None, said.get("nodes")
 
 
 def _reload(said: Any) -> dict[str, str] | None:

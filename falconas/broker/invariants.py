@@ -42,6 +42,8 @@ def _check_backlog(core: BrokerCore) -> None:
     waiting = list(backlog)
     assert backlog.count == len(waiting), "backlog miscounted"
     assert backlog.bytes == sum(p.size for p in waiting), "bytes miscounted"
+    demanding = {p.number for p in waiting if p.demand}
+    assert backlog.demanding.keys() == demanding, "would miss the news of nodes"
     for key, queue in backlog.queues.items():
         assert len(queue) > 0, "an empty queue was kept"
         assert queue.key == key, "a queue under another's key"
@@ -52,7 +54,7 @@ def _check_backlog(core: BrokerCore) -> None:
             assert pending.queue is queue, "lies elsewhere than it believes"
             assert pending.worker is None, "waits and is in hand"
             assert not pending.answered, "ended but waits"
-            assert pool.route(pending.script) == key, "in the wrong queue"
+            assert pool.key_of(pending) == key, "in the wrong queue"
             assert not served or pending.due == pending.deadline, "given up too early"
             assert pending.due <= pending.deadline, "given up too late"
         for lane in key:
@@ -65,6 +67,9 @@ def _check_pool(core: BrokerCore) -> None:
     assert set(pool.by_identity.values()) == workers, "worker known by halves"
     housed = {worker for lane in pool.lanes.values() for worker in lane.workers}
     assert housed == workers, "a worker without a lane"
+    for script, route in list(pool.routes.items()):
+        del pool.routes[script]
+        assert pool.route(script) == route, "a route of before"
     for key, lane in pool.lanes.items():
         assert lane.workers, "an empty lane was kept"
         assert lane.ready == sum(w.ready for w in lane.workers), "ready miscounted"

@@ -1,6 +1,6 @@
 """The workers at hand, in lanes, and which of them gets a request.
 
-A lane holds workers that are alike (same manifest, group, role): a script either
+A lane holds workers that are alike (same manifest, group, node): a script either
 runs on all of them or on none, so that each event costs O(lanes), never O(workers).
 """
 
@@ -11,14 +11,24 @@ from math import isfinite
 from typing import Any
 
 from falconas.broker.backlog import QueueKey
+from falconas.broker.nodes import Grade, Nodes, objection, shortcoming
 from falconas.broker.quarantine import Quarantine, Suspect
-from falconas.broker.records import Lane, LaneKey, ScriptInfo, Worker
+from falconas.broker.records import (
+    Lane,
+    LaneKey,
+    Pending,
+    ScriptInfo,
+    Tally,
+    Worker,
+)
 
 # Manifests that no worker and no supervisor has any more are still remembered, so
 # that a script without a worker is told from an unknown one; the oldest go first.
 MANIFESTS = 64
 # Two lists of workers so far apart are of two beats, not of one and a change.
 UNLISTED_FOR = 0.5
+# Nodes that no worker has any more, and whose figures are still remembered.
+TALLIES = 256
 
 
 class Pool:
@@ -31,7 +41,11 @@ class Pool:
         self.manifests: dict[str, dict[str, ScriptInfo]] = {}
         self.longest_budget = 0.0
         self.quarantine = Quarantine()
-        self._routes: dict[str, QueueKey] = {}
+        self.nodes = Nodes()
+        self.tallies: dict[str, Tally] = {}  # of workers that are gone, by node
+        self.routes: dict[str, QueueKey] = {}
+        self._grades: dict[str, Grade] = {}
+        self._max_lags: list[float] = []
 
     def learn(self, manifest: str, scripts: Mapping[str, ScriptInfo]) -> bool:
         """Remember what the manifest of that hash holds; True if that is news."""
@@ -46,15 +60,11 @@ class Pool:
         for key, lane in self.lanes.items():
             if key.manifest == manifest:
                 lane.scripts = self.manifests[manifest]
-        self._routes.clear()
-        self.longest_budget = max(
-            (
-                info.budget or 0.0
-                for m in self.manifests.values()
-                for info in m.values()
-            ),
-            default=0.0,
-        )
+        self.routes.clear()
+        infos = [info for known in self.manifests.values() for info in known.values()]
+        self.longest_budget = max((info.budget or 0.0 for info in infos), default=0.0)
+        self._max_lags = sorted({i.max_lag for i in infos if i.max_lag is not None})
+        self.regrade()
         return True
 
     def info(self, script: str) -> ScriptInfo | None:
@@ -69,34 +79,89 @@ class Pool:
 
     def route(self, script: str) -> QueueKey:
         """Return the lanes that can run `script`; empty if there is none."""
-        key = self._routes.get(script)
+        key = self.routes.get(script)
         if key is None:
+            facts = self.nodes.facts
             key = frozenset(
-                lane.key
-                for lane in self.lanes.values()
-                if (info := (lane.scripts or {}).get(script))
-                and info.error is None
-                and Suspect(lane.key.manifest, script) not in self.quarantine
+                lane
+                for lane, info in self._able(script).items()
+                if not objection(facts.get(lane.node), info)
             )
             if key:  # names that clients make up must not fill the cache
-                self._routes[script] = key
+                self.routes[script] = key
         return key
+
+    def key_of(self, pending: Pending) -> QueueKey:
+        """Return the lanes that can run a request, with what it demands of nodes."""
+        key = self.routes.get(pending.script)
+        if key is None:
+            key = self.route(pending.script)
+        if pending.demand:
+            return frozenset(lane for lane in key if not self.lacks(lane.node, pending))
+        return key
+
+    def regrade(self) -> bool:
+        """Take the facts of nodes into account; True if they decide otherwise now."""
+        grades = self.nodes.grades(self._max_lags)
+        if grades == self._grades:
+            return False
+        self._grades = grades
+        self.routes.clear()
+        return True
+
+    def objections(self, pending: Pending) -> str:
+        """Say of each node why no worker there gets a request; empty if none is known.
+
+        These are the nodes where workers have its script, and those of their databases.
+        """
+        nodes = self.nodes.facts
+        info = self.info(pending.script)
+        if info is None or not nodes:
+            return ""
+        names = {lane.node for lane in self._able(pending.script)}
+        databases = {nodes[name].database for name in names if name in nodes}
+        for name, facts in nodes.items():
+            if not databases or facts.database in databases:
+                names.add(name)
+        return "; ".join(
+            f"{name}: {self._objection(name, info, pending)}" for name in sorted(names)
+        )
+
+    def _objection(self, name: str, info: ScriptInfo, pending: Pending) -> str:
+        against = objection(self.nodes.facts.get(name), info)
+        return against or self.lacks(name, pending) or "no worker is ready there"
+
+    def lacks(self, node: str, pending: Pending) -> str:
+        """Say what a node lacks of what a request demands; empty: nothing."""
+        min_lsn = pending.extras.get("min_lsn")
+        return shortcoming(self.nodes.facts.get(node), pending.demand, min_lsn)
+
+    def _able(self, script: str) -> dict[LaneKey, ScriptInfo]:
+        """Return the lanes whose workers have `script`, whatever their nodes are."""
+        return {
+            lane.key: info
+            for lane in self.lanes.values()
+            if (info := (lane.scripts or {}).get(script))
+            and info.error is None
+            and info.group in (None, lane.key.group)
+            and Suspect(lane.key.manifest, script) not in self.quarantine
+        }
 
     def crashed(self, suspect: Suspect, now: float) -> bool:
         """Count a worker that died of a script; True if nobody gets it any more."""
         quarantined = self.quarantine.crashed(suspect, now)
-        self._routes.clear()
+        self.routes.clear()
         return quarantined
 
     def pardon(self, manifests: Container[str]) -> bool:
         """Lift the quarantine of these manifests' scripts; True if there was any."""
         lifted = self.quarantine.lift(manifests)
-        self._routes.clear()
+        self.routes.clear()
         return lifted
 
     def is_quarantined(self, script: str) -> bool:
         """Tell whether `script` is held back, and no other version can stand in."""
-        if not self.quarantine or self.route(script):
+        if not self.quarantine or self._able(script):
             return False
         for manifest, scripts in reversed(self.manifests.items()):
             info = scripts.get(script)
@@ -126,7 +191,7 @@ class Pool:
         if lane is None:
             scripts = self.manifests.get(worker.lane.manifest)
             lane = self.lanes[worker.lane] = Lane(worker.lane, scripts)
-            self._routes.clear()
+            self.routes.clear()
         lane.workers.add(worker)
         lane.ready += worker.ready
         return fresh
@@ -139,11 +204,19 @@ class Pool:
         lane.workers.remove(worker)
         lane.ready -= worker.ready
         lane.idle.pop(worker, None)
+        self._remember(worker)
         if lane.workers:
             return False
         del self.lanes[worker.lane]
-        self._routes.clear()
+        self.routes.clear()
         return True
+
+    def _remember(self, worker: Worker) -> None:
+        node = worker.lane.node
+        requests, errors = self.tallies.pop(node, Tally())
+        self.tallies[node] = Tally(requests + worker.served, errors + worker.errors)
+        if len(self.tallies) > TALLIES:
+            del self.tallies[next(iter(self.tallies))]
 
     def rebind(self, worker: Worker, identity: bytes) -> None:
         """Note that a worker came back by another connection."""
@@ -202,16 +275,19 @@ def script_infos(manifest: Any) -> dict[str, ScriptInfo]:
     for name, entry in scripts.items():
         if not isinstance(name, str) or not isinstance(entry, dict):
             raise ValueError("`scripts` maps names to maps")  # noqa: TRY004
-        error = entry.get("error")
+        error, group = entry.get("error"), entry.get("group")
         infos[name] = ScriptInfo(
             name,
             idempotent=entry.get("idempotent") is True,
-            budget=_seconds(entry.get("budget")),
+            budget=_seconds(entry.get("budget")) or None,
             error=None if error is None else str(error),
+            access="read" if entry.get("access") == "read" else "write",
+            group=group if isinstance(group, str) else None,
+            max_lag=_seconds(entry.get("max_lag")),
         )
     return infos
 
 
 def _seconds(value: Any) -> float | None:
-    number = type(value) in (int, float) and isfinite(value) and value > 0
+    number = type(value) in (int, float) and isfinite(value) and value >= 0
     return float(value) if number else None

@@ -40,14 +40,28 @@ class Peer(NamedTuple):
     envelope: tuple[bytes, ...] = ()
 
 
+class Demand(IntEnum):
+    """What a node must be known to be for a request that another gave back."""
+
+    NOTHING = 0
+    REPLAYED = 1  # beyond the request's `min_lsn`
+    PRIMARY = 2
+
+
 @dataclass(frozen=True, slots=True)
 class ScriptInfo:
-    """What the broker knows of one version of a script."""
+    """What the broker knows of one version of a script.
+
+    `group` None: workers of any group run it; `max_lag` in seconds, None: any.
+    """
 
     name: str
     idempotent: bool = False
     budget: float | None = None
     error: str | None = None
+    access: str = "write"
+    group: str | None = None
+    max_lag: float | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -83,6 +97,8 @@ class Pending:
     priority: int = 0
     attempt: int = 1
     due: float = 0.0
+    demand: Demand = Demand.NOTHING
+    astray_at: float | None = None  # since when nodes give it back
     watched: bool = False  # to be cancelled when its client is gone
     cancelled: bool = False
     answered: bool = False
@@ -98,7 +114,7 @@ class LaneKey(NamedTuple):
 
     manifest: str
     group: str
-    role: str
+    node: str
 
 
 @dataclass(slots=True, eq=False)
@@ -109,7 +125,6 @@ class Worker:
     identity: bytes
     supervisor: bytes
     lane: LaneKey
-    node: str
     facts: Extras
     introduced: Id = b""
     unlisted_at: float | None = None  # since when its supervisor's heartbeats miss it
@@ -129,6 +144,13 @@ class Worker:
     def started(self, id_: Id) -> str | None:
         """Return which script a dispatch was of, if it is the latest one."""
         return self.latest[1] if id_ and id_ == self.latest[0] else None
+
+
+class Tally(NamedTuple):
+    """What has been answered, and how much of that was an error."""
+
+    requests: int = 0
+    errors: int = 0
 
 
 class Loss(NamedTuple):

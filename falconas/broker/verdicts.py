@@ -36,14 +36,20 @@ def silent(pending: Pending) -> FalconError:
     return DeadlineExceeded(text, **_facts(pending))
 
 
-def unserved(pending: Pending, info: ScriptInfo | None, wait: float) -> FalconError:
-    """Say that no worker came for the script, of which `info` is known."""
+def unserved(
+    pending: Pending, info: ScriptInfo | None, nodes: str, wait: float
+) -> FalconError:
+    """Say that no worker came for the script, of which `info` is known.
+
+    `nodes` says of each why its workers could not serve it.
+    """
     script, facts = pending.script, _facts(pending)
     if info is None:
         return NotFound(f"there is no script {script}", **facts)
     if info.error is not None:
         return NotFound(f"script {script} does not load: {info.error}", **facts)
     text = f"no worker is ready for script {script}"
+    text = f"{text} ({nodes})" if nodes else text
     return Unavailable(text, retry_after=wait, **facts)
 
 

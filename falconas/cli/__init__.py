@@ -28,7 +28,7 @@ from falconas.cli.failures import Exit, describe
 from falconas.cli.operate import drain, reload
 from falconas.cli.options import help_if_bare
 from falconas.cli.run import run
-from falconas.cli.show import scripts, status
+from falconas.cli.show import nodes, scripts, status
 from falconas.cli.worker import worker
 
 __all__ = ["cli", "main"]
@@ -76,7 +76,7 @@ def cli(ctx: click.Context) -> None:
     help_if_bare(ctx)
 
 
-COMMANDS = (dev, demo, run, call, scripts, status, reload, drain)
+COMMANDS = (dev, demo, run, call, scripts, status, nodes, reload, drain)
 for command in (*COMMANDS, broker, worker, config):
     cli.add_command(command)
 

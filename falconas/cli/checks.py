@@ -25,20 +25,37 @@ def check_scripts(settings: Settings) -> None:
 
 
 def check_database(settings: Settings) -> None:
-    """Refuse a connection string that libpq cannot read; does not connect."""
-    from falconas.database.conninfo import InvalidDsn, conninfo
+    """Refuse connection strings and URLs that cannot be read; does not connect."""
+    from falconas.database.conninfo import InvalidDsn
+    from falconas.database.inventory import sources_of
+    from falconas.database.patroni import Api
 
     try:
-        conninfo(settings.database.dsn)
+        sources = sources_of(settings)
     except InvalidDsn as error:
-        raise ConfigError(f"database.dsn: {error}") from None
+        raise ConfigError(str(error)) from None
+    for source in sources:
+        try:
+            _ = [Api.of(url) for url in source.patroni]
+        except ValueError as error:
+            raise ConfigError(f"nodes.{source.name}.patroni: {error}") from None
 
 
 def check_connection(settings: Settings) -> None:
-    """Refuse a database that does not let us in; connects once."""
+    """Refuse a database of which no node lets us in; connects once to each."""
+    from falconas.database.inventory import sources_of
     from falconas.database.session import ConnectFailed, Session
 
-    try:
-        Session.connect(settings.database.dsn).close()
-    except ConnectFailed as error:
-        raise StartError(f"no connection to the database: {error}") from None
+    sources = sources_of(settings)
+    failures = []
+    for source in sources:
+        if source.patroni:
+            return  # nobody knows yet where it is
+        try:
+            Session.connect(source.dsn).close()
+        except ConnectFailed as error:
+            name = f"{source.name}: " if len(sources) > 1 else ""
+            failures.append(f"{name}{error}")
+        else:
+            return
+    raise StartError(f"no connection to the database: {'; '.join(failures)}")

@@ -8,7 +8,8 @@ import click
 from falconas.cli.checks import check_database, check_scripts
 from falconas.cli.failures import Exit, describe
 from falconas.cli.options import config_option, help_if_bare, load
-from falconas.config import ConfigError, check_broker, example, show
+from falconas.config import ConfigError, check_broker
+from falconas.listing import example, show
 
 
 @click.group(invoke_without_command=True)

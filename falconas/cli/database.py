@@ -3,39 +3,136 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
-from falconas.config import Settings
+from falconas.config import ConfigError, Settings
+from falconas.logs import mask
+from falconas.settings import Node
 
 FOLDER = Path(".falconas/dev")
+NODES_FOLDER = Path(".falconas/nodes")
 # Any of these says that the user's database is meant.
 _LIBPQ = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGSERVICE", "PGDATABASE", "PGUSER")
 
 log = logging.getLogger("falconas.dev")
 
 
+class Place(NamedTuple):
+    """A database to work on.
+
+    Attributes:
+        settings: With the DSN of it, or of its nodes.
+        where: What it is, for people.
+        is_up: False if it was ours and has ended.
+    """
+
+    settings: Settings
+    where: str
+    is_up: Callable[[], bool]
+
+
 @contextmanager
-def database(settings: Settings, environ: Mapping[str, str]) -> Iterator[Settings]:
-    """Give settings with a database that is up for as long as the block runs.
+def database(
+    settings: Settings, environ: Mapping[str, str], *, nodes: int = 0
+) -> Iterator[Place]:
+    """Give a database that is up for as long as the block runs.
+
+    Args:
+        settings: A database that they name is used.
+        environ: So is one that libpq's variables name.
+        nodes: So many nodes of our own, n1 as the primary and its standbys; 0: one
+            server.
 
     Raises:
+        ConfigError: One is given, and nodes of our own are wanted; or the other nodes
+            that are configured are nowhere.
         StartError: Our own PostgreSQL does not start.
     """
     if is_given(settings, environ):
-        yield settings
+        if nodes:
+            raise ConfigError(
+                "--nodes starts PostgreSQL servers of our own, but a database is given"
+                " by --dsn, the configuration or PG… variables: leave out one of them"
+            )
+        yield Place(settings, f"the given one ({_given(settings)})", lambda: True)
         return
-    from falconas.database.embedded import EmbeddedPostgres
-
-    log.info("starting PostgreSQL in %s", FOLDER)
-    with EmbeddedPostgres(FOLDER) as postgres:
-        own = replace(settings.database, dsn=postgres.dsn())
-        yield replace(settings, database=own)
-    log.info("left PostgreSQL; its data stays in %s", FOLDER)
+    own = _cluster(settings, nodes) if nodes else _server(settings)
+    with own as place:
+        yield place
 
 
 def is_given(settings: Settings, environ: Mapping[str, str]) -> bool:
     """Tell whether the user named a database, to us or to libpq."""
-    return bool(settings.database.dsn) or any(environ.get(name) for name in _LIBPQ)
+    return (
+        bool(settings.database.dsn)
+        or any(node.dsn or node.dns or node.patroni for node in settings.nodes.values())
+        or any(environ.get(name) for name in _LIBPQ)
+    )
+
+
+def _given(settings: Settings) -> str:
+    if settings.nodes:
+        return f"the nodes {', '.join(settings.nodes)}"
+    return mask(settings.database.dsn) or "from the PG… variables"
+
+
+@contextmanager
+def _server(settings: Settings) -> Iterator[Place]:
+    from falconas.database.embedded import EmbeddedError, EmbeddedPostgres
+
+    if settings.nodes:
+        raise ConfigError(
+            f"the nodes {', '.join(settings.nodes)} have no dsn: give each one, or let"
+            " `falconas dev --nodes N` start nodes n1, n2, …"
+        )
+    log.info("starting PostgreSQL in %s", FOLDER)
+    with EmbeddedPostgres(FOLDER) as postgres:
+        dsn = postgres.dsn()
+
+        def is_up() -> bool:
+            try:
+                postgres.dsn()
+            except EmbeddedError:
+                return False
+            return True
+
+        own = replace(settings.database, dsn=dsn)
+        where = f"our own in {FOLDER} (psql {shlex.quote(dsn)})"
+        yield Place(replace(settings, database=own), where, is_up)
+    log.info("left PostgreSQL; its data stays in %s", FOLDER)
+
+
+@contextmanager
+def _cluster(settings: Settings, count: int) -> Iterator[Place]:
+    from falconas.database.cluster import EmbeddedCluster
+
+    names = [f"n{number}" for number in range(1, count + 1)]
+    for name in settings.nodes:
+        if name not in names:
+            raise ConfigError(
+                f"[nodes.{name}] has no dsn, and --nodes {count} starts only"
+                f" {', '.join(names)}"
+            )
+    log.info("starting %d nodes of PostgreSQL in %s", count, NODES_FOLDER)
+    with EmbeddedCluster(NODES_FOLDER, standbys=count - 1) as cluster:
+        found = {
+            node.name: replace(settings.nodes.get(node.name, Node()), dsn=node.dsn())
+            for node in cluster.nodes
+        }
+        own = replace(settings, nodes=found)
+        primary = cluster.primary
+        where = (
+            f"our own nodes {', '.join(names)} in {NODES_FOLDER}"
+            f" (psql {shlex.quote(primary.dsn())})"
+        )
+
+        def is_up() -> bool:
+            return any(node.server.postmaster() for node in cluster.nodes)
+
+        yield Place(own, where, is_up)
+    log.info("left PostgreSQL; the data stays in %s", NODES_FOLDER)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -16,14 +15,14 @@ import click
 
 from falconas.cli.checks import check_connection, check_database, check_scripts
 from falconas.cli.children import Children
-from falconas.cli.database import FOLDER, database, is_given
+from falconas.cli.database import Place, database, is_given
 from falconas.cli.failures import Exit
 from falconas.cli.options import options
 from falconas.cli.reports import example_call
 from falconas.cli.watching import reloading
-from falconas.config import Settings, check_broker, environ_of
+from falconas.config import Settings, check_broker
 from falconas.errors import FalconError, Unavailable
-from falconas.logs import mask
+from falconas.listing import environ_of
 from falconas.options import dialable
 from falconas.stderr import Stderr
 
@@ -36,6 +35,12 @@ log = logging.getLogger("falconas.dev")
 
 
 @click.command
+@click.option(
+    "--nodes",
+    type=click.IntRange(1, 9),
+    metavar="N",
+    help="So many PostgreSQL nodes: a primary, n1, and its standbys n2, n3, …",
+)
 @options(
     "worker.scripts",
     "worker.count",
@@ -46,7 +51,7 @@ log = logging.getLogger("falconas.dev")
     "log",
     stream=Stderr,
 )
-def dev(settings: Settings) -> int:
+def dev(settings: Settings, *, nodes: int | None) -> int:
     """Serve this folder's scripts: PostgreSQL, broker and workers.
 
     PostgreSQL comes from its wheel, with its data in .falconas/dev, unless a
@@ -56,8 +61,7 @@ def dev(settings: Settings) -> int:
     check_broker(settings.broker)
     check_scripts(settings)
     check_database(settings)
-    given = is_given(settings, os.environ)
-    if given:
+    if is_given(settings, os.environ) and not nodes:
         check_connection(settings)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(Exit.OK))
     # The workers dial the broker that we start, whatever else is configured.
@@ -68,11 +72,12 @@ def dev(settings: Settings) -> int:
         control=dialable(broker.control),
     )
     settings = replace(settings, worker=worker)
-    with database(settings, os.environ) as complete:
-        return _serve(complete, given=given)
+    with database(settings, os.environ, nodes=nodes or 0) as place:
+        return _serve(place)
 
 
-def _serve(settings: Settings, *, given: bool) -> int:
+def _serve(place: Place) -> int:
+    settings = place.settings
     environ = {**os.environ, **environ_of(settings)}
     environ.pop("FALCONAS_CONFIG", None)
     with Children(environ) as children:
@@ -81,9 +86,8 @@ def _serve(settings: Settings, *, given: bool) -> int:
         with _stopping(children, settings):
             ended = _until_ready(children, settings)
             if ended is None:
-                text = _welcome(settings, _example(settings), given=given)
-                click.echo(text, err=True)
-                ended = _reloading(children, settings, given=given)
+                click.echo(_welcome(place, _example(settings)), err=True)
+                ended = _reloading(children, place)
             log.error("%s ended by itself", ended)
             code = Exit.FAILED if ended == POSTGRES else children.code(ended or "")
     return code if code > 0 else Exit.FAILED
@@ -117,29 +121,23 @@ def _until_ready(children: Children, settings: Settings) -> str | None:
             late = monotonic() + settings.worker.boot_timeout
 
 
-def _reloading(children: Children, settings: Settings, *, given: bool) -> str | None:
+def _reloading(children: Children, place: Place) -> str:
     """Reload scripts that change until something ends by itself; return what."""
 
     def reload() -> None:
         children.signal("worker", signal.SIGHUP)
 
-    with reloading(Path(settings.worker.scripts), reload):
-        return children.wait() if given else _until_end(children)
+    with reloading(Path(place.settings.worker.scripts), reload):
+        return _until_end(children, place)
 
 
-def _until_end(children: Children) -> str:
+def _until_end(children: Children, place: Place) -> str:
     """Return what ended by itself: a command, or our PostgreSQL."""
-    from falconas.database.embedded import EmbeddedError, EmbeddedPostgres
-
-    postgres = EmbeddedPostgres(FOLDER)
-    while True:
+    while place.is_up():
         ended = children.wait(WATCH_INTERVAL)
         if ended is not None:
             return ended
-        try:
-            postgres.dsn()
-        except EmbeddedError:
-            return POSTGRES
+    return POSTGRES
 
 
 def _is_ready(operator: Any) -> bool:
@@ -160,22 +158,26 @@ def _example(settings: Settings) -> str:
         return example_call({})
 
 
-def _welcome(settings: Settings, example: str, *, given: bool) -> str:
-    dsn = mask(settings.database.dsn)
-    if given:
-        where = f"the given one ({dsn or 'from the PG… variables'})"
-    else:
-        where = f"our own in {FOLDER} (psql {shlex.quote(dsn)})"
+def _welcome(place: Place, example: str) -> str:
+    settings = place.settings
     frontend = dialable(settings.broker.frontend)
-    option = "" if frontend == Settings().client.frontend else f" --frontend {frontend}"
+    defaults = Settings().client
+    option = _unless(defaults.frontend, "--frontend", frontend)
+    control = settings.worker.control
+    nodes = f"    falconas nodes{_unless(defaults.control, '--control', control)}\n"
     return (
         "\n"
         f"  FalconAS serves {settings.worker.scripts}/ at {frontend}\n"
-        f"  database: {where}\n"
+        f"  database: {place.where}\n"
         "\n"
         "  In another terminal:\n"
         f"    falconas scripts{option}\n"
         f"    falconas call{option} {example}\n"
+        f"{nodes if settings.nodes else ''}"
         "\n"
         "  Ctrl-C stops it.\n"
     )
+
+
+def _unless(default: str, flag: str, value: str) -> str:
+    return "" if value == default else f" {flag} {value}"

@@ -12,7 +12,7 @@ from falconas.cli.output import short
 from falconas.cli.shapes import fields, shape
 from falconas.cli.table import UNLIMITED, render, table
 from falconas.logs import printable
-from falconas.options import format_duration, format_size
+from falconas.quantities import format_duration, format_size
 
 if TYPE_CHECKING:
     from falconas.client.operator import Reloaded
@@ -20,18 +20,21 @@ if TYPE_CHECKING:
 _SAMPLES = {"integer": "=1", "number": "=1.5", "boolean": "=true"}
 _SAMPLES |= {"array": ":=[]", "object": ":={}"}
 _WORKER_COLUMNS = ("worker", "group", "node", "manifest", "state", "script", "running")
+_NODE_COUNTS = ("workers", "ready", "busy", "requests", "errors")
 _COUNT_COLUMNS = ("served", "errors", "pid")
 
 
 def catalogue_text(scripts: dict[str, Any]) -> str:
     """List the scripts that are served, then those that cannot be."""
     good = {n: entry for n, entry in scripts.items() if not entry.get("error")}
+    grouped = len({entry.get("group") for entry in good.values()}) > 1
     lines = []
     if good:
         rows = [
             {
                 "script": name,
                 "access": entry.get("access", "?"),
+                **({"group": entry.get("group")} if grouped else {}),
                 "hash": short(entry.get("hash")),
                 "parameters": signature(entry.get("params") or []),
                 "description": _first_line(entry.get("description")),
@@ -63,11 +66,13 @@ def script_text(name: str, scripts: dict[str, Any]) -> str:
         lines += ["", f"quarantined: {printable(entry['quarantined'])}"]
     if entry.get("description"):
         lines += ["", render(entry["description"])]
-    budget = entry.get("budget")
+    budget, lag = entry.get("budget"), entry.get("max_lag")
     facts = {
         "access": entry.get("access", "?"),
         "idempotent": "yes" if entry.get("idempotent") else "no",
         "budget": "the broker's" if budget is None else format_duration(budget),
+        **({"group": entry["group"]} if entry.get("group") else {}),
+        **({"max_lag": format_duration(lag)} if lag is not None else {}),
         "hash": entry.get("hash", "?"),
     }
     lines += ["", render(facts)]
@@ -135,6 +140,8 @@ def status_text(report: dict[str, Any]) -> str:
         lines += ["", *table([_row(w) for w in workers], width=_width())]
     reasons = [w for w in workers if w.get("reason")]
     lines += [f"{w['worker']} is not ready: {printable(w['reason'])}" for w in reasons]
+    if report.get("nodes"):
+        lines += ["", nodes_text(report["nodes"])]
     lines += _hosts(report["supervisors"])
     lines += [
         f"{q['script']} is quarantined for {_age(q['since'])}: it killed its workers;"
@@ -153,6 +160,29 @@ def _row(worker: dict[str, Any]) -> dict[str, Any]:
     row["manifest"] = short(row["manifest"])
     row["running"] = None if running is None else f"{running:.1f} s"
     return row | {name: worker[name] for name in _COUNT_COLUMNS}
+
+
+def nodes_text(nodes: list[dict[str, Any]]) -> str:
+    """Show the database nodes, and what is wrong with one."""
+    if not nodes:
+        return "no node is known: no worker and no supervisor is there"
+    rows = [
+        {
+            "node": node["name"],
+            "database": node["database"] or None,
+            "role": node["role"],
+            "lag": None if node["lag"] is None else f"{node['lag']:.1f} s",
+            "health": "up" if node["up"] else "down",
+            **{name: node[name] for name in _NODE_COUNTS},
+        }
+        for node in nodes
+    ]
+    reasons = [
+        f"{node['name']}: {printable(node['reason'])}"
+        for node in nodes
+        if node.get("reason")
+    ]
+    return "\n".join([*table(rows, width=_width()), *reasons])
 
 
 def _hosts(supervisors: list[dict[str, Any]]) -> list[str]:

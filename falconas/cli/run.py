@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stdout
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +17,9 @@ from falconas.cli.database import database
 from falconas.cli.options import options
 from falconas.cli.output import print_value, served_by
 from falconas.config import Settings
+
+if TYPE_CHECKING:
+    from falconas.worker.runner import Outcome
 
 
 @click.command
@@ -46,21 +51,18 @@ def run(
     check_database(settings)
     from falconas.codec import decode_value
     from falconas.errors import Code, error_for
-    from falconas.worker.runner import run_script
 
-    folder = Path(settings.worker.scripts)
+    entry = cache(partial(_entry, Path(settings.worker.scripts), script))
     with redirect_stdout(sys.stderr):
-        values |= arguments.convert(words, _parameters(folder, script, words))
-        with database(settings, os.environ) as complete:
-            outcome = run_script(
-                complete.database.dsn,
-                folder,
-                script,
-                values,
-                budget=settings.broker.budget if budget is None else budget,
-                node=settings.database.node,
-                result_bytes=settings.broker.result_bytes,
-            )
+        texts = not all(word.exact for word in words)
+        values |= arguments.convert(words, entry().get("params", []) if texts else [])
+        outcome = _run(
+            settings,
+            script,
+            values,
+            lambda: entry().get("access") != "read",
+            settings.broker.budget if budget is None else budget,
+        )
     value = decode_value(outcome.body)
     if outcome.code != Code.OK:
         raise error_for(outcome.code, value)
@@ -69,14 +71,34 @@ def run(
         click.echo(served_by(outcome.extras), err=True)
 
 
-def _parameters(
-    folder: Path, script: str, words: list[arguments.Argument]
-) -> list[dict[str, Any]]:
-    """Return what the script declares, if some text is to be converted."""
-    if all(word.exact for word in words):
-        return []
+def _run(
+    settings: Settings,
+    script: str,
+    values: dict[str, Any],
+    writes: Callable[[], bool],
+    budget: float,
+) -> Outcome:
+    from falconas.cli.choice import choose
+    from falconas.worker.runner import run_script
+
+    with database(settings, os.environ) as place:
+        choice = choose(place.settings, script, writes)
+        return run_script(
+            choice.dsn,
+            Path(settings.worker.scripts),
+            script,
+            values,
+            budget=budget,
+            result_bytes=settings.broker.result_bytes,
+            node=choice.node,
+            database=choice.group.database,
+            autocommit=choice.group.autocommit,
+        )
+
+
+def _entry(folder: Path, script: str) -> dict[str, Any]:
+    """Return what the script declares."""
     from falconas.worker.scripts import load
 
-    entry = load(folder).manifest()["scripts"].get(script, {})
-    params: list[dict[str, Any]] = entry.get("params", [])
-    return params
+    entry: dict[str, Any] = load(folder).manifest()["scripts"].get(script, {})
+    return entry

@@ -9,7 +9,12 @@ from falconas.cli.failures import Exit
 from falconas.cli.options import options
 from falconas.cli.output import print_value
 from falconas.cli.patience import patient
-from falconas.cli.reports import catalogue_text, script_text, status_text
+from falconas.cli.reports import (
+    catalogue_text,
+    nodes_text,
+    script_text,
+    status_text,
+)
 from falconas.config import Settings
 from falconas.errors import NotFound
 
@@ -53,3 +58,20 @@ def status(settings: Settings, *, as_json: bool) -> None:
         print_value(report, as_json=True)
     else:
         click.echo(status_text(report))
+
+
+@click.command
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@options("client.control", "log.level")
+def nodes(settings: Settings, *, as_json: bool) -> None:
+    """Show the database nodes: role, lag, health, and work done.
+
+    They are as the supervisors see them, by their probes.
+    """
+    from falconas.client.operator import Operator
+
+    found: list[dict[str, Any]] = Operator(settings.client.control).inspect()["nodes"]
+    if as_json:
+        print_value(found, as_json=True)
+    else:
+        click.echo(nodes_text(found))

@@ -12,6 +12,7 @@ from falconas import codec
 from falconas.client.calls import OUTSTANDING, Outstanding, Verdict
 from falconas.client.core import ClientCore
 from falconas.client.link import Link
+from falconas.client.replies import Lsn, Positions
 from falconas.client.sync import FRONTEND
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ class AsyncClient:
             long the script may take is then the script's own budget.
         outstanding: The largest number of calls without a verdict.
         cancel_on_disconnect: The broker ends the calls if this client vanishes.
+        session: Each call sees what this client's earlier calls have written, on
+            whatever node it runs: see `lsn`.
     """
 
     def __init__(
@@ -39,7 +42,9 @@ class AsyncClient:
         budget: float = 30.0,
         outstanding: int = OUTSTANDING,
         cancel_on_disconnect: bool = False,
+        session: bool = False,
     ) -> None:
+        self._positions = Positions(follow=session)
         self._frontend = frontend
         self._core = ClientCore(
             os.urandom(16),
@@ -47,6 +52,7 @@ class AsyncClient:
             budget=budget,
             outstanding=outstanding,
             cancel_on_disconnect=cancel_on_disconnect,
+            positions=self._positions,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._link: Link | None = None
@@ -64,6 +70,7 @@ class AsyncClient:
         budget: float | None = None,
         idempotent: bool | None = None,
         cancel_on_disconnect: bool | None = None,
+        min_lsn: Lsn | None = None,
     ) -> Any:
         """Run `script` and return its result; like `Client.call`.
 
@@ -75,6 +82,7 @@ class AsyncClient:
             budget=budget,
             idempotent=idempotent,
             cancel_on_disconnect=cancel_on_disconnect,
+            min_lsn=min_lsn,
         )
 
     def submit(
@@ -86,6 +94,7 @@ class AsyncClient:
         budget: float | None = None,
         idempotent: bool | None = None,
         cancel_on_disconnect: bool | None = None,
+        min_lsn: Lsn | None = None,
     ) -> AsyncCall:
         """Start `call` and return at once; await what it returns.
 
@@ -102,6 +111,7 @@ class AsyncClient:
                 budget=budget,
                 idempotent=idempotent,
                 cancel_on_disconnect=cancel_on_disconnect,
+                min_lsn=min_lsn,
             )
         )
 
@@ -112,6 +122,15 @@ class AsyncClient:
         )
         scripts: dict[str, Any] = catalogue["scripts"]
         return scripts
+
+    @property
+    def lsn(self) -> dict[str, int]:
+        """What has been written, as replies told: the log's position by database.
+
+        Empty without `session=True`. Another client whose calls name it as `min_lsn`
+        sees the same.
+        """
+        return self._positions.seen
 
     def stats(self) -> dict[str, int]:
         """Return counters of this client, for tests and diagnosis."""

@@ -14,6 +14,7 @@ from math import inf, isfinite
 from typing import Any, NamedTuple, TypedDict, Unpack
 
 from falconas import codec
+from falconas.client.replies import Lsn, Positions
 from falconas.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -36,13 +37,15 @@ ATTEMPTS = 2
 class Terms(TypedDict, total=False):
     """What a caller says of one call; what is not said, or None, is the default.
 
-    `budget` is the script's own, `idempotent` what the catalogue says, and
-    `cancel_on_disconnect` what the client was made with.
+    `budget` is the script's own, `idempotent` what the catalogue says,
+    `cancel_on_disconnect` what the client was made with, and `min_lsn` what its replies
+    told.
     """
 
     budget: float | None
     idempotent: bool | None
     cancel_on_disconnect: bool | None
+    min_lsn: Lsn | None
 
 
 class Verdict(NamedTuple):
@@ -73,7 +76,8 @@ class Outstanding:
     """A call of the caller `owner`; it has an owner until it has a verdict.
 
     `script` is None for the catalogue, `budget` None for the script's own,
-    `idempotent` None where the catalogue shall decide.
+    `idempotent` None where the catalogue shall decide. `min_lsn` says by database what
+    it must see.
     """
 
     id: bytes
@@ -85,6 +89,7 @@ class Outstanding:
     cancel_on_disconnect: bool
     asked: float
     deadline: float
+    min_lsn: Lsn
     attempts: int = 0
     cancelled_at: float = inf
 
@@ -109,6 +114,8 @@ class Outstanding:
         extras: dict[str, Any] = {"accept": ["ext"]}
         if self.cancel_on_disconnect:
             extras["cancel_on_disconnect"] = True
+        if self.min_lsn:
+            extras["min_lsn"] = self.min_lsn
         return encode(Request(self.id, self.script, left, extras))
 
 
@@ -122,6 +129,7 @@ class Calls:
         budget: float,
         limit: int,
         cancel_on_disconnect: bool = False,
+        positions: Positions | None = None,
     ) -> None:
         self.unsent: OrderedDict[bytes, Outstanding] = OrderedDict()
         self.sent: dict[bytes, Outstanding] = {}
@@ -136,6 +144,7 @@ class Calls:
         self._budget = check_budget(budget)
         self._limit = limit
         self._cancel_on_disconnect = cancel_on_disconnect
+        self._positions = positions or Positions()
         self._verdicts: list[tuple[Any, Verdict]] = []
 
     def __len__(self) -> int:
@@ -161,6 +170,7 @@ class Calls:
         """Take on a call, or raise why not."""
         budget, own = terms.get("budget"), terms.get("cancel_on_disconnect")
         patience = self._budget if budget is None else check_budget(budget)
+        min_lsn = self._positions.wanted(terms.get("min_lsn"))
         if len(self) >= self._limit:
             self.counters["refused"] += 1
             raise ResourceExhausted(
@@ -179,6 +189,7 @@ class Calls:
             cancel_on_disconnect=self._cancel_on_disconnect if own is None else own,
             asked=now,
             deadline=now + patience,
+            min_lsn=min_lsn,
         )
         self.unsent[call.id] = call
         self.due = min(self.due, call.deadline)
@@ -285,6 +296,7 @@ class Calls:
             earlier = call.attempts
         if earlier > 0 and verdict.error and verdict.error.started is Started.NO:
             verdict.error.started = Started.UNKNOWN  # "no" is of this attempt only
+        self._positions.learn(verdict.info)
         self._verdicts.append((call.owner, verdict))
         call.owner = None
 

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from math import inf
 from typing import Any, Unpack
 
-from falconas import codec
 from falconas.client.calls import OUTSTANDING, Calls, Outstanding, Terms, Verdict
+from falconas.client.replies import Positions, positive, value_of
 from falconas.errors import Internal, InvalidArgument, Started, error_for
 from falconas.protocol import (
     Cancel,
@@ -54,6 +54,7 @@ class ClientCore:
         budget: Seconds to wait for a broker where the caller named no budget.
         outstanding: The largest number of calls without a verdict.
         cancel_on_disconnect: Calls are to end when this client is gone.
+        positions: What the calls must see; without, what each of them names.
     """
 
     def __init__(
@@ -64,11 +65,12 @@ class ClientCore:
         budget: float = 30.0,
         outstanding: int = OUTSTANDING,
         cancel_on_disconnect: bool = False,
+        positions: Positions | None = None,
     ) -> None:
         self._session = session
         self._endpoint = endpoint
         limit, gone = outstanding, cancel_on_disconnect
-        self._calls = Calls(session, endpoint, budget, limit, gone)
+        self._calls = Calls(session, endpoint, budget, limit, gone, positions)
         self._control: deque[bytes] = deque()
         self._closed = False
         # The connection.
@@ -255,9 +257,9 @@ class ClientCore:
         self._lost_at = inf
         self._control.clear()
         limits = message.extras.get("limits")
-        self._params_bytes = _positive(limits, "params_bytes", inf)
-        self._longest = _positive(limits, "budget", self._default)
-        listed = _value(body) if body else []
+        self._params_bytes = positive(limits, "params_bytes")
+        self._longest = positive(limits, "budget", self._default)
+        listed = value_of(body) if body else []
         held = listed if message.epoch == self._epoch else []
         self._epoch = message.epoch
         self._ask_catalogue(now)
@@ -287,16 +289,16 @@ class ClientCore:
             self._calls.fail(call, Internal(text, started=Started.YES))
             return self._malformed(text)
         ok = reply.kind == Kind.OK
-        error = None if ok else error_for(reply.code, _value(body))
+        error = None if ok else error_for(reply.code, value_of(body))
         self._calls.settle(call, Verdict(body, error, reply.extras))
         return None
 
     def _other_reply(self, reply: Reply, body: bytes, now: float) -> str | None:
         if reply.id == self._catalogue_id:
             self._catalogue_id = b""
-            return self._learn(reply, _value(body))
+            return self._learn(reply, value_of(body))
         if reply.id == self._hello_id and not self._welcomed:
-            self._refusal = error_for(reply.code, _value(body)).message
+            self._refusal = error_for(reply.code, value_of(body)).message
             self._hello_at = now + HELLO_INTERVAL
             return self._malformed(f"HELLO was refused: {self._refusal}")
         self.counters["late"] += 1
@@ -336,15 +338,3 @@ class ClientCore:
         self._calls.check_invariants()
         assert self._connected >= self._welcomed >= (len(self._control) > 1)
         assert not (self._closed and self.outstanding)
-
-
-def _positive(limits: Any, name: str, default: float) -> float:
-    value = limits.get(name) if isinstance(limits, dict) else None
-    return float(value) if isinstance(value, int | float) and value > 0 else default
-
-
-def _value(body: bytes) -> Any:
-    try:
-        return codec.decode_value(body)
-    except ValueError:
-        return None

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import selectors
-import socket
 import threading
 import warnings
-from contextlib import suppress
-from math import inf
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
 from falconas import codec
@@ -18,6 +12,8 @@ from falconas.client.calls import OUTSTANDING, Outstanding, Terms, Verdict
 from falconas.client.core import ClientCore
 from falconas.client.link import Link
 from falconas.client.operator import Operator
+from falconas.client.replies import Lsn, Positions
+from falconas.client.thread import Io
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,8 +23,6 @@ if TYPE_CHECKING:
 FRONTEND = "tcp://127.0.0.1:5570"
 
 __all__ = ["FRONTEND", "Call", "Client", "Operator"]
-
-log = logging.getLogger("falconas.client")
 
 
 class Client:
@@ -43,6 +37,8 @@ class Client:
             long the script may take is then the script's own budget.
         outstanding: The largest number of calls without a verdict.
         cancel_on_disconnect: The broker ends the calls if this client vanishes.
+        session: Each call sees what this client's earlier calls have written, on
+            whatever node it runs: see `lsn`.
     """
 
     def __init__(
@@ -52,15 +48,18 @@ class Client:
         budget: float = 30.0,
         outstanding: int = OUTSTANDING,
         cancel_on_disconnect: bool = False,
+        session: bool = False,
     ) -> None:
+        self._positions = Positions(follow=session)
         core = ClientCore(
             os.urandom(16),
             frontend,
             budget=budget,
             outstanding=outstanding,
             cancel_on_disconnect=cancel_on_disconnect,
+            positions=self._positions,
         )
-        self._io = _Io(core, Link(frontend, core))
+        self._io = Io(core, Link(frontend, core))
         self._io.start()
 
     def call(
@@ -72,6 +71,7 @@ class Client:
         budget: float | None = None,
         idempotent: bool | None = None,
         cancel_on_disconnect: bool | None = None,
+        min_lsn: Lsn | None = None,
     ) -> Any:
         """Run `script` and return its result.
 
@@ -83,12 +83,18 @@ class Client:
                 as the script itself says.
             cancel_on_disconnect: The broker ends it if this client vanishes; None:
                 as the client was made.
+            min_lsn: Positions by database that it must see, beside the client's own:
+                the `lsn` of a client or of a reply's `info`.
 
         Raises:
             FalconError: One class for each code, see `falconas.errors`.
         """
-        gone = cancel_on_disconnect
-        terms = Terms(budget=budget, idempotent=idempotent, cancel_on_disconnect=gone)
+        terms = Terms(
+            budget=budget,
+            idempotent=idempotent,
+            cancel_on_disconnect=cancel_on_disconnect,
+            min_lsn=min_lsn,
+        )
         return self._wait(self._request(script, params, terms))
 
     def submit(
@@ -100,6 +106,7 @@ class Client:
         budget: float | None = None,
         idempotent: bool | None = None,
         cancel_on_disconnect: bool | None = None,
+        min_lsn: Lsn | None = None,
     ) -> Call:
         """Start `call` and return at once.
 
@@ -107,8 +114,12 @@ class Client:
             FalconError: The call is refused; nothing was started.
         """
         call = Call(self._io)
-        gone = cancel_on_disconnect
-        terms = Terms(budget=budget, idempotent=idempotent, cancel_on_disconnect=gone)
+        terms = Terms(
+            budget=budget,
+            idempotent=idempotent,
+            cancel_on_disconnect=cancel_on_disconnect,
+            min_lsn=min_lsn,
+        )
         self._io.submit(call, self._request(script, params, terms))
         return call
 
@@ -120,6 +131,15 @@ class Client:
         )
         scripts: dict[str, Any] = catalogue["scripts"]
         return scripts
+
+    @property
+    def lsn(self) -> dict[str, int]:
+        """What has been written, as replies told: the log's position by database.
+
+        Empty without `session=True`. Another client whose calls name it as `min_lsn`
+        sees the same.
+        """
+        return self._positions.seen
 
     def stats(self) -> dict[str, int]:
         """Return counters of this client, for tests and diagnosis."""
@@ -162,7 +182,7 @@ class Call:
 
     __slots__ = ("_gate", "_io", "_outstanding", "_verdict")
 
-    def __init__(self, io: _Io) -> None:
+    def __init__(self, io: Io) -> None:
         self._io = io
         self._outstanding: Outstanding | None = None
         self._verdict: Verdict | None = None
@@ -210,133 +230,3 @@ class Call:
         """Let the waiting threads go on."""
         self._verdict = verdict
         self._gate.release()
-
-
-class _Io:
-    """The thread that keeps the connection.
-
-    The core is touched under the lock only. Callers wake the thread only when it
-    sleeps, so many calls in a row cost one wake-up. It knows its `Client` not, so
-    that a forgotten one can be collected and then stops it.
-    """
-
-    def __init__(self, core: ClientCore, link: Link) -> None:
-        self.core = core
-        self._link = link
-        self._lock = threading.Lock()
-        self._asleep = False
-        self._stopping = False
-        self._watched: tuple[int, ...] = ()
-        self._process = os.getpid()
-        self._bell, self._ear = socket.socketpair()
-        self._bell.setblocking(False)
-        self._ear.setblocking(False)
-        self._thread = threading.Thread(
-            target=self._run, name="falconas-client", daemon=True
-        )
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-
-    def check_process(self) -> None:
-        """Refuse to work in a child of the process: it has no such thread."""
-        if os.getpid() != self._process:
-            raise RuntimeError("a client does not survive os.fork(): make a new one")
-
-    def submit(self, call: Call, accept: Accept) -> None:
-        """Let the core accept a new call."""
-        self.check_process()
-        with self._lock:
-            call._outstanding = accept(call, monotonic())  # noqa: SLF001
-            ring, self._asleep = self._asleep, False
-        if ring:
-            self._ring()
-
-    def cancel(self, outstanding: Outstanding) -> None:
-        """Let the core cancel a call."""
-        self.check_process()
-        with self._lock:
-            self.core.cancel(outstanding, monotonic())
-            verdicts = self.core.take_verdicts()
-            ring, self._asleep = self._asleep, False
-        if ring:
-            self._ring()
-        _deliver(verdicts)
-
-    def stop(self) -> bool:
-        """Tell the thread to end; takes no lock, as a collector may call it."""
-        if self._stopping or os.getpid() != self._process:
-            return False
-        self._stopping = True
-        self._ring()
-        return True
-
-    def join(self) -> None:
-        """Wait until the thread has ended."""
-        if os.getpid() == self._process:
-            self._thread.join()
-
-    def _ring(self) -> None:
-        with suppress(OSError):  # rung often enough, or the thread has ended
-            self._bell.send(b"\0")
-
-    def _run(self) -> None:
-        reason = "the client was closed"
-        try:
-            with selectors.DefaultSelector() as selector:
-                selector.register(self._ear, selectors.EVENT_READ)
-                while not self._stopping:
-                    self._step(selector)
-                    self._sleep(selector)
-        except Exception as error:
-            log.exception("the client's thread failed")
-            reason = f"the client failed: {error}"
-        self._end(reason)
-
-    def _step(self, selector: selectors.BaseSelector) -> None:
-        busy = True
-        while busy and not self._stopping:
-            with self._lock:
-                busy = self._link.step(monotonic())
-                verdicts = self.core.take_verdicts()
-            _deliver(verdicts)
-            self._watch(selector)
-
-    def _watch(self, selector: selectors.BaseSelector) -> None:
-        """Wait for the file descriptors that the link has now."""
-        if self._link.fds is not self._watched:
-            for fd in self._watched:
-                selector.unregister(fd)
-            self._watched = self._link.fds
-            for fd in self._watched:
-                selector.register(fd, selectors.EVENT_READ)
-
-    def _sleep(self, selector: selectors.BaseSelector) -> None:
-        with self._lock:
-            if self._link.sendable:
-                return
-            wake_at = self.core.wake_at()
-            self._asleep = True
-        wait = None if wake_at == inf else max(0.0, wake_at - monotonic())
-        ready = selector.select(wait) if not self._stopping else []
-        self._asleep = False
-        if any(key.fileobj is self._ear for key, _ in ready):
-            self._ear.recv(4096)
-
-    def _end(self, reason: str) -> None:
-        with self._lock:
-            self._stopping = True
-            self.core.close(reason)
-            verdicts = self.core.take_verdicts()
-        _deliver(verdicts)
-        with suppress(Exception):  # a last CANCEL, if that is still possible
-            self._link.finish(monotonic())
-        self._link.close()
-        self._bell.close()
-        self._ear.close()
-
-
-def _deliver(verdicts: list[tuple[Any, Verdict]]) -> None:
-    for call, verdict in verdicts:
-        call.settle(verdict)

@@ -21,6 +21,9 @@ DEFAULTS = {
     "keepalives_count": "2",
     "tcp_user_timeout": "5000",
 }
+PORT = "5432"
+HOST_LISTS = ("host", "hostaddr", "port")
+OF_SEVERAL = {*HOST_LISTS, "target_session_attrs", "load_balance_hosts"}
 SETTINGS = {"client_connection_check_interval": "250ms"}
 
 
@@ -43,13 +46,7 @@ def conninfo(
     Raises:
         InvalidDsn: The text never quotes the DSN: it may hold a password.
     """
-    try:
-        given = {key: str(value) for key, value in conninfo_to_dict(dsn).items()}
-    except ProgrammingError:
-        raise InvalidDsn(
-            "the DSN is malformed; write postgresql://user@host:5432/name"
-            ' or "host=… port=… dbname=… user=…"'
-        ) from None
+    given = _read(dsn)
     known = _elsewhere(given.get("service")) | given
     wanted = DEFAULTS | (
         {"application_name": application_name} if application_name else {}
@@ -63,6 +60,84 @@ def conninfo(
         ]
     ).strip()
     return make_conninfo("", **(given | missing | {"options": options}))
+
+
+def merged(base: str, dsn: str) -> str:
+    """Return a DSN that has what `dsn` says, and from `base` what it leaves out.
+
+    Raises:
+        InvalidDsn: One of them is not one that libpq understands.
+    """
+    return make_conninfo("", **(_read(base) | _read(dsn)))
+
+
+def by_host(dsn: str) -> dict[str, str]:
+    """Return a DSN for each host of a DSN, by `host[:port]`; the port only if not 5432.
+
+    Whichever host a DSN with several means is for us to choose, so that it has no say
+    in that any more (`target_session_attrs`, `load_balance_hosts`).
+
+    Raises:
+        InvalidDsn: libpq would not understand it, also if it has more ports than hosts.
+    """
+    given = _read(dsn)
+    lists = {key: given[key].split(",") for key in HOST_LISTS if given.get(key)}
+    count = max(map(len, lists.values()), default=1)
+    if count == 1:
+        return {label(given): dsn}
+    for key, values in lists.items():
+        if len(values) == 1 and key == "port":
+            lists[key] = values * count
+        elif len(values) != count:
+            raise InvalidDsn(
+                f"the DSN has {count} hosts or ports, but {len(values)} of {key}"
+            )
+    shared = {key: value for key, value in given.items() if key not in OF_SEVERAL}
+    found = [
+        shared | {key: values[index] for key, values in lists.items() if values[index]}
+        for index in range(count)
+    ]
+    labelled = {label(one): make_conninfo("", **one) for one in found}
+    if len(labelled) < count:
+        raise InvalidDsn("the DSN names a host twice")
+    return labelled
+
+
+def address(dsn: str) -> dict[str, str]:
+    """Return what a DSN says of host, hostaddr and port.
+
+    Raises:
+        InvalidDsn: libpq would not understand it.
+    """
+    given = _read(dsn)
+    return {key: given[key] for key in HOST_LISTS if given.get(key)}
+
+
+def at(dsn: str, **address: str) -> str:
+    """Return a DSN for one server: at that host, hostaddr and port instead.
+
+    Raises:
+        InvalidDsn: libpq would not understand it.
+    """
+    shared = {key: one for key, one in _read(dsn).items() if key not in OF_SEVERAL}
+    return make_conninfo("", **shared, **address)
+
+
+def label(given: Mapping[str, str]) -> str:
+    """Return what to call an address; the port only if it is not the usual one."""
+    host = given.get("host") or given.get("hostaddr") or "localhost"
+    port = given.get("port", PORT)
+    return host if port == PORT else f"{host}:{port}"
+
+
+def _read(dsn: str) -> dict[str, str]:
+    try:
+        return {key: str(value) for key, value in conninfo_to_dict(dsn).items()}
+    except ProgrammingError:
+        raise InvalidDsn(
+            "the DSN is malformed; write postgresql://user@host:5432/name"
+            ' or "host=… port=… dbname=… user=…"'
+        ) from None
 
 
 def _escape(value: str) -> str:

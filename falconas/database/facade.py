@@ -6,18 +6,19 @@ ended, so that nothing a script keeps can reach into another request.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, overload
 
 import psycopg
 
+from falconas.database.blocks import Copy, Savepoint, refuse
 from falconas.database.statements import is_plain, is_single
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from psycopg.abc import Buffer, Params, Query
+    from psycopg.abc import Params, Query
     from psycopg.adapt import AdaptersMap
     from psycopg.rows import RowFactory
 
@@ -59,7 +60,8 @@ class Database:
 
     There is no commit and no rollback: what `run` has done is committed when it
     returns and rolled back when it raises. `transaction()` makes a savepoint. Use
-    ends with the request.
+    ends with the request. In a group with autocommit each statement commits for
+    itself, and `transaction()` makes a transaction.
     """
 
     def __init__(self, lease: Lease) -> None:
@@ -134,7 +136,7 @@ class Database:
 
     @contextmanager
     def transaction(self, *, force_rollback: bool = False) -> Iterator[Savepoint]:
-        """Make a savepoint; roll back to it if the block raises."""
+        """Make a savepoint, a transaction under autocommit; roll back on errors."""
         with self._lease.session.statement() as connection:
             savepoint = Savepoint(connection, force_rollback=force_rollback)
             savepoint.__enter__()
@@ -148,18 +150,14 @@ class Database:
             self._leave(savepoint, None)
 
     def _leave(self, savepoint: Savepoint, error: BaseException | None) -> bool:
+        swallowed = savepoint.swallowed if error is None else None
+        error = swallowed or error
         with self._lease.session.statement():
             kind = None if error is None else type(error)
-            return savepoint.__exit__(kind, error, None)
-
-
-class Savepoint(psycopg.Transaction):
-    """Returned by `Database.transaction`; `psycopg.Rollback(savepoint)` ends it."""
-
-    @property
-    def connection(self) -> NoReturn:
-        """Scripts have no connection."""
-        _refuse()
+            handled = savepoint.__exit__(kind, error, None)
+        if swallowed is not None:
+            raise swallowed
+        return handled
 
 
 class Cursor(Generic[Row]):
@@ -233,8 +231,12 @@ class Cursor(Generic[Row]):
         """Return all rows that are left."""
         return self._loaded().fetchall()
 
-    def __iter__(self) -> Cursor[Row]:
-        return self
+    def __iter__(self) -> Iterator[Row]:
+        lease = self._lease
+        for row in self._loaded():
+            yield row
+            if lease.over:
+                lease.session  # noqa: B018 - it raises, and says why
 
     def __next__(self) -> Row:
         return next(self._loaded())
@@ -292,7 +294,7 @@ class Cursor(Generic[Row]):
     @property
     def connection(self) -> NoReturn:
         """Scripts have no connection."""
-        _refuse()
+        refuse()
 
     def _open(self, connection: psycopg.Connection[Any]) -> psycopg.Cursor[Row]:
         if self._raw is None:
@@ -308,26 +310,6 @@ class Cursor(Generic[Row]):
         if raw is None:
             raise psycopg.ProgrammingError("no result available")
         return raw
-
-
-class Copy:
-    """psycopg's COPY, without its connection."""
-
-    def __init__(self, raw: psycopg.Copy) -> None:
-        self.write: Callable[[Buffer | str], None] = raw.write
-        self.write_row: Callable[[Sequence[Any]], None] = raw.write_row
-        self.set_types: Callable[[Sequence[int | str]], None] = raw.set_types
-        self.read: Callable[[], Buffer] = raw.read
-        self.read_row: Callable[[], TupleRow | None] = raw.read_row
-        self.rows: Callable[[], Iterator[TupleRow]] = raw.rows
-        self._raw = raw
-
-    def __iter__(self) -> Iterator[Buffer]:
-        return iter(self._raw)
-
-
-def _refuse() -> NoReturn:
-    raise AttributeError("scripts have no connection, only ctx.db")
 
 
 def _tag(cursor: psycopg.Cursor[Any]) -> str:

@@ -34,6 +34,7 @@ class Health:
         probe_at: When it is to be probed; infinite while a probe is under way.
         failures: Probes that failed in a row.
         suspect: Something failed that no probe has explained yet.
+        silent: It is down, and did not even refuse.
     """
 
     interval: float
@@ -44,6 +45,7 @@ class Health:
     probe_at: float = -inf
     failures: int = 0
     suspect: bool = False
+    silent: bool = False
     returns: int = 0  # of late, each of which makes the probation longer
     probation_ends: float = -inf
     asked_at: float | None = None
@@ -55,7 +57,7 @@ class Health:
 
     def succeeded(self, now: float) -> None:
         """Note that a probe was answered."""
-        self.failures = 0
+        self.failures, self.silent = 0, False
         if not self.up:
             self.up, self.since = True, now
             if self.probation_ends > -inf:  # it had failed before
@@ -68,9 +70,9 @@ class Health:
         self.asked_at = None
         self.probe_at = now if self.suspect else now + self.interval
 
-    def failed(self, why: str, now: float) -> None:
+    def failed(self, why: str, now: float, *, silent: bool = False) -> None:
         """Note that a probe failed: the node is down."""
-        self.why = why
+        self.why, self.silent = why, silent
         self.suspect = False
         if self.up or self.failures == 0:
             self.returns = self.returns + 1 if self._is_fickle(now) else 0
@@ -91,6 +93,11 @@ class Health:
             self.probe_at = min(self.probe_at, now)
         return news
 
+    def hurry(self, at: float) -> None:
+        """Have it probed then, if it is not to be before."""
+        if self.asked_at is None:
+            self.probe_at = min(self.probe_at, at)
+
     def share(self, now: float) -> float:
         """Return which part of its share it may have: 0 if down, 1 if all is well."""
         if not self.up:
@@ -99,6 +106,11 @@ class Health:
         if left <= 0:
             return 1.0
         return max(LEAST_SHARE, 1 - left / self._probation())
+
+    @property
+    def known(self) -> bool:
+        """Whether it has been probed."""
+        return self.up or self.failures > 0
 
     def settled(self, now: float) -> bool:
         """Tell whether it is up and on probation no more."""

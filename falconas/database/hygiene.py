@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from psycopg.abc import PQGen
     from psycopg.pq.abc import PGconn, PGresult
 
+    from falconas.database.prepared import Prepared
+
 IDLE = 0.5  # seconds after which a connection is asked before it is handed out
 CHECK_TIMEOUT = 1.0
 RESET_TIMEOUT = 3.0
@@ -175,9 +177,16 @@ class Sweeping:
     def __init__(self, loan: Loan, policy: str) -> None:
         self._settings = loan.settings
         self._connection = cast("psycopg.Connection[Any]", loan.connection)
-        # Pools do not see what is sent: anything may have been prepared by hand.
-        self._sweep = Sweep(policy, touched=True, hiding=True)
         self._end = b"ROLLBACK" if is_open(loan.connection) else None
+        prepared = cast("Prepared", self._connection._prepared)  # noqa: SLF001
+        # Pools do not see all that is sent: anything may have been prepared by hand.
+        self._sweep = Sweep(
+            policy,
+            touched=True,
+            hiding=True,
+            forget=prepared.renamed,
+        )
+        prepared.renamed = False
 
     def is_vain(self) -> bool:
         """Tell whether the connection has to be closed instead."""

@@ -9,14 +9,15 @@ import socket
 import threading
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from time import monotonic
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
+from falconas.database.configured import read_pool
 from falconas.database.conninfo import conninfo
 from falconas.database.hygiene import Connection, Loan, settings_of
-from falconas.database.lending import Lending, Ticket
+from falconas.database.lending import Lending, Ticket, Wish
 from falconas.database.nodes import NoAnswer, Node, NodeSet, Probe
 from falconas.database.options import PoolOptions
 from falconas.database.prober import Prober
@@ -48,35 +49,76 @@ class Lender(ABC, Generic[P]):
     """The loans of a process, the pools they come from and what is heard of the nodes.
 
     Args:
-        nodes: The nodes, or one DSN.
+        nodes: The nodes, all of one database, or one DSN. Those that stand for several
+            are looked up, see `Node`; so nodes may come and go later.
         options: How to connect, lend and clean up.
+        choose: Returns the names of those nodes that are lent from; None: of all.
     """
 
     def __init__(
-        self, nodes: Iterable[Node] | str, options: PoolOptions | None = None
+        self,
+        nodes: Iterable[Node] | str,
+        options: PoolOptions | None = None,
+        *,
+        choose: Callable[[Iterable[Node]], Collection[str]] | None = None,
     ) -> None:
         self.options = options = options or PoolOptions()
-        found = [Node("main", nodes)] if isinstance(nodes, str) else list(nodes)
-        self._conninfo = {
-            node.name: conninfo(
-                node.dsn,
-                application_name=options.application_name,
-                settings=options.parameters(),
-            )
-            for node in found
-        }
-        node_set = NodeSet(found, random=random.random, interval=options.probe_interval)
-        self._lending = Lending(node_set, options.max_size, options.max_waiting)
+        sources = [Node("main", nodes)] if isinstance(nodes, str) else list(nodes)
+        if len({node.database for node in sources}) != 1:
+            raise ValueError("a pool has nodes, and they are of one database")
+        self._prober = Prober(
+            sources,
+            self._found,
+            self._due,
+            self._answered,
+            self._doubt,
+            interval=options.lookup_interval,
+        )
+        self._lending = Lending(
+            NodeSet(
+                self._prober.nodes,
+                random=random.random,
+                interval=options.probe_interval,
+            ),
+            options.max_size,
+            options.max_waiting,
+            sources[0].database,
+            choose,
+        )
         self._lock = threading.Lock()
         self._pools: dict[str, P] = {}
-        self._opening: set[str] = set()
+        self._opening: dict[str, Node] = {}
         self._loans: dict[int, Loan] = {}
         self._returned: weakref.WeakKeyDictionary[Connection, float] = (
             weakref.WeakKeyDictionary()
         )
-        self._prober = Prober(found, self._due, self._answered, self._doubt)
         self._pid = 0
         self._closed = False
+
+    @classmethod
+    def from_config(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        group: str = "",
+        *,
+        environ: Mapping[str, str] | None = None,
+        **changes: Any,
+    ) -> Self:
+        """Return the pool that the configuration describes for a group.
+
+        Args:
+            path: The configuration file; None for the one that the commands would use.
+            group: Its name; empty if there is only one.
+            environ: The environment's variables; None for the process's own.
+            changes: Fields of `PoolOptions`, which go before what the group says.
+
+        Raises:
+            ConfigError: The configuration is wrong, or there is no such group.
+            InvalidDsn: So is a DSN.
+        """
+        variables = os.environ if environ is None else environ
+        found = read_pool(path, group, variables, **changes)
+        return cls(found.nodes, found.options, choose=found.choose)
 
     def statistics(self) -> dict[str, Any]:
         """Return what is known of the nodes and how much was lent, as plain values."""
@@ -113,6 +155,21 @@ class Lender(ABC, Generic[P]):
         return pools
 
     # Loans
+
+    def _wish(
+        self, access: str | None, max_lag: float | None, min_lsn: int | str | None
+    ) -> Wish:
+        """Return what a borrower wants.
+
+        Raises:
+            ValueError: There is no such wish, or not here.
+        """
+        wish = Wish.of(access or self.options.access, max_lag, min_lsn)
+        if wish.access != "read" and self.options.access == "read":
+            raise ValueError(
+                'this pool only reads (access="read"); to write, use one that does not'
+            )
+        return wish
 
     def _ask(self, ticket: Ticket) -> str | None:
         """Return the node to fetch from, or None: the ticket's holder has to wait."""
@@ -199,17 +256,27 @@ class Lender(ABC, Generic[P]):
             names = self._lending.nodes.due(now)
             return names, max(0.0, self._lending.nodes.wake_at() - now)
 
-    @abstractmethod
+    def _found(self, nodes: list[Node]) -> None:
+        """Have these nodes from now on, and close the pools of those that have gone."""
+        with self._lock:
+            change = self._lending.update(nodes)
+            dropped = [
+                self._pools.pop(name) for name in change.gone if name in self._pools
+            ]
+            self._lending.serve(monotonic())
+        if change.gone:
+            log.info("nodes that have gone: %s", ", ".join(change.gone))
+        for pool in dropped:
+            self._shut(pool)
+
     def _answered(self, name: str, answer: Probe | NoAnswer) -> None:
         """Note a node's answer; connect to it, or drop its connections."""
-
-    def _heard(self, name: str, answer: Probe | NoAnswer) -> tuple[list[str], list[P]]:
-        """Note a node's answer; return what is to be opened, and to be closed."""
         with self._lock:
             self._lending.answered(name, answer, monotonic())
             up, down = self._lending.outdated()
-            up = [other for other in up if other not in self._opening]
-            self._opening.update(up)
+            wanted = [self._lending.nodes.state(other).node for other in up]
+            opening = [node for node in wanted if not self._is_opening(node)]
+            self._opening.update({node.name: node for node in opening})
             dropped = [self._pools.pop(other) for other in down]
             self._lending.opened.difference_update(down)
             self._lending.serve(monotonic())
@@ -217,7 +284,18 @@ class Lender(ABC, Generic[P]):
                 self._cut(name)
         if isinstance(answer, NoAnswer) and down:
             log.warning("node %s is down: %s", name, answer.why)
-        return up, dropped
+        for node in opening:
+            self._open(node)
+        for pool in dropped:
+            self._shut(pool)
+
+    @abstractmethod
+    def _open(self, node: Node) -> None:
+        """Connect to a node, and then `_add` its pool; waits for nothing."""
+
+    @abstractmethod
+    def _shut(self, pool: P) -> None:
+        """Close a pool; waits for nothing."""
 
     def _cut(self, name: str) -> None:
         """End the waiting of borrowers for a node that says nothing any more."""
@@ -229,12 +307,13 @@ class Lender(ABC, Generic[P]):
                 ):
                     it.shutdown(socket.SHUT_RDWR)
 
-    def _add(self, name: str, pool: P) -> bool:
+    def _add(self, node: Node, pool: P) -> bool:
         """Lend from this pool too; False if there is no more use for it."""
+        name = node.name
         with self._lock:
-            self._opening.discard(name)
-            up = self._lending.nodes.state(name).health.up
-            if self._closed or not up:
+            if self._is_opening(node):
+                del self._opening[name]
+            if self._closed or not self._lending.nodes.is_up(node):
                 return False
             self._pools[name] = pool
             self._lending.opened.add(name)
@@ -242,19 +321,28 @@ class Lender(ABC, Generic[P]):
         log.info("node %s is up", name)
         return True
 
-    def _arguments(self, name: str) -> dict[str, Any]:
+    def _is_opening(self, node: Node) -> bool:
+        """Tell whether a pool for this very server is on its way."""
+        other = self._opening.get(node.name)
+        return other is not None and other.is_same_server(node)
+
+    def _arguments(self, node: Node) -> dict[str, Any]:
         """Return how psycopg's pool for a node is to be made."""
         options = self.options
         kwargs: dict[str, Any] = {"autocommit": options.autocommit}
         if options.reset == DISCARD:  # what psycopg had prepared would be gone
             kwargs["prepare_threshold"] = None
         return {
-            "conninfo": self._conninfo[name],
+            "conninfo": conninfo(
+                node.dsn,
+                application_name=options.application_name,
+                settings=options.parameters(),
+            ),
             "kwargs": kwargs,
             "min_size": options.min_size,
             "max_size": options.max_size,
             "open": False,
-            "name": f"{options.application_name}/{name}",
+            "name": f"{options.application_name}/{node.name}",
             "max_lifetime": options.max_lifetime,
             "max_idle": options.max_idle,
             "reconnect_timeout": RECONNECT,

@@ -9,11 +9,11 @@ they came, but for those whom nothing that is free would suit.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from falconas.database.nodes import NoAnswer, NodeSet, Probe, Refusal
+from falconas.database.nodes import Change, NoAnswer, Node, NodeSet, Probe, Refusal
 from falconas.database.topology import lsn_number
 from falconas.errors import ResourceExhausted, Unavailable
 
@@ -68,27 +68,40 @@ class Lending:
     """The loans of one process.
 
     Attributes:
-        nodes: What is known of the nodes, of one database.
+        nodes: What is known of the nodes.
         max_size: Most loans of each node at a time.
         max_waiting: How many may wait.
+        database: The one that is lent from.
+        choose: Returns the names of those nodes that are lent from; None: of all. The
+            others are watched: a standby's lag is measured by its primary.
         opened: The nodes that connections can be fetched from.
+        counts: Of each node, and of those that have gone while some are in use.
     """
 
     nodes: NodeSet
     max_size: int
     max_waiting: int
+    database: str = "main"
+    choose: Callable[[Iterable[Node]], Collection[str]] | None = None
     opened: set[str] = field(default_factory=set)
-    counts: dict[str, Counts] = field(init=False)
+    counts: dict[str, Counts] = field(default_factory=dict)
     refused: int = 0
     _queue: deque[Ticket] = field(default_factory=deque)
-    _database: str = field(init=False)
+    _among: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        databases = {node.database for node in self.nodes}
-        if len(databases) != 1:
-            raise ValueError("the nodes of a pool are of one database")
-        (self._database,) = databases
-        self.counts = {node.name: Counts() for node in self.nodes}
+        self.update(list(self.nodes))
+
+    def update(self, nodes: Iterable[Node]) -> Change:
+        """Lend from these nodes from now on; then `serve`."""
+        change = self.nodes.update(nodes)
+        self.opened.difference_update(change.gone)
+        known = [node.name for node in self.nodes]
+        self._among = frozenset(self.choose(self.nodes) if self.choose else known)
+        self.counts = {name: self.counts.get(name, Counts()) for name in known} | {
+            name: counts for name, counts in self.counts.items() if counts.in_use
+        }
+        return change
 
     @property
     def waiting(self) -> int:
@@ -148,7 +161,8 @@ class Lending:
             now=now,
             max_lag=wish.max_lag,
             min_lsn=wish.min_lsn,
-            database=self._database,
+            among=self._among,
+            database=self.database,
         )
 
     def reason(self, wish: Wish, now: float) -> str:
@@ -159,6 +173,7 @@ class Lending:
         return "; ".join(
             f"{name}: {counts.in_use} of {self.max_size} in use"
             for name, counts in self.counts.items()
+            if name in self._among
         )
 
     def too_late(self, wish: Wish, waited: float, now: float) -> Unavailable:
@@ -194,13 +209,13 @@ class Lending:
     def answered(self, name: str, answer: Probe | NoAnswer, now: float) -> None:
         """Note how a node answered a probe."""
         if isinstance(answer, NoAnswer):
-            self.nodes.failed(name, answer.why, now)
+            self.nodes.failed(name, answer.why, now, silent=answer.silent)
         else:
             self.nodes.probed(name, answer, now)
 
     def outdated(self) -> tuple[list[str], list[str]]:
         """Return which nodes are to be opened now, and which to be closed."""
-        up = {node.name for node in self.nodes if self.nodes.state(node.name).health.up}
+        up = {name for name in self._among if self.nodes.state(name).health.up}
         return sorted(up - self.opened), sorted(self.opened - up)
 
     def _serve(self, ticket: Ticket, now: float) -> bool:
@@ -217,8 +232,9 @@ class Lending:
             in_use=in_use,
             max_lag=wish.max_lag,
             min_lsn=wish.min_lsn,
+            among=self._among,
             full=full,
-            database=self._database,
+            database=self.database,
         )
         if isinstance(chosen, Refusal):
             return False

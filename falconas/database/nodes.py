@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from falconas.database.health import Health
 from falconas.database.topology import (
+    Change,
     Database,
     Facts,
     NoAnswer,
@@ -24,12 +25,13 @@ from falconas.database.topology import (
     Probe,
     Role,
     State,
-    lsn_text,
 )
 
-__all__ = ["Facts", "NoAnswer", "Node", "NodeSet", "Probe", "Refusal", "Role"]
+__all__ = ["Change", "Facts", "NoAnswer", "Node", "NodeSet", "Probe", "Refusal", "Role"]
 
 INTERVAL = 1.0
+HURRY = 0.2  # while a database waits for its next primary
+PATIENCE = 60.0  # so long does it
 CLAIM = 50  # turns
 
 
@@ -55,20 +57,43 @@ class NodeSet:
         random: Callable[[], float],
         interval: float = INTERVAL,
     ) -> None:
+        self._random, self._interval = random, interval
         self._states: dict[str, State] = {}
-        for node in nodes:
-            if node.name in self._states:
-                raise ValueError(f"two nodes are named {node.name}")
-            self._states[node.name] = State(node, Health(interval, random))
-        if not self._states:
-            raise ValueError("no node is configured")
-        self._databases: dict[str, Database] = {}
+        self._databases: dict[str, Database] = {}  # also those whose nodes have gone
         self._members: dict[str, list[State]] = {}
-        for state in self._states.values():
-            self._databases.setdefault(state.node.database, Database())
-            self._members.setdefault(state.node.database, []).append(state)
+        self.update(nodes)
 
-    # What happens
+    # What happens; of a node that has gone meanwhile, nothing
+
+    def update(self, nodes: Iterable[Node]) -> Change:
+        """Have these nodes from now on; what is known of those that stay is kept.
+
+        One that is another server than before, by its DSN, is a new node.
+
+        Raises:
+            ValueError: Two have the same name. Then nothing has changed.
+        """
+        fresh: dict[str, Node] = {}
+        for node in nodes:
+            if node.name in fresh:
+                raise ValueError(f"two nodes are named {node.name}")
+            fresh[node.name] = node
+        before, self._states, self._members = self._states, {}, {}
+        kept = set()
+        for name, node in fresh.items():
+            state = before.get(name)
+            if state is not None and node.is_same_server(state.node):
+                state.node = node
+                kept.add(name)
+            else:
+                state = State(node, Health(self._interval, self._random))
+            self._states[name] = state
+            self._databases.setdefault(node.database, Database())
+            self._members.setdefault(node.database, []).append(state)
+        return Change(
+            [name for name in fresh if name not in kept],
+            [name for name in before if name not in kept],
+        )
 
     def due(self, now: float) -> list[str]:
         """Return the nodes to be probed now; each is to be answered for, once."""
@@ -81,7 +106,9 @@ class NodeSet:
 
     def probed(self, name: str, probe: Probe, now: float) -> None:
         """Note what a node answered."""
-        state = self._states[name]
+        state = self._states.get(name)
+        if state is None:
+            return
         database = self._databases[state.node.database]
         if not state.health.up:
             state.turn = max(state.turn, database.turn)
@@ -91,10 +118,14 @@ class NodeSet:
         state.lag = database.lag(probe, now)
         if self.primary(state.node.database) is state.node:
             database.positions.append((now, probe.lsn))
+        self._hurry(state.node.database, now)
 
-    def failed(self, name: str, why: str, now: float) -> None:
+    def failed(self, name: str, why: str, now: float, *, silent: bool = False) -> None:
         """Note that a node could not be probed: it is down."""
-        self._states[name].health.failed(why, now)
+        state = self._states.get(name)
+        if state is not None:
+            state.health.failed(why, now, silent=silent)
+            self._hurry(state.node.database, now)
 
     def lost(self, name: str, why: str, now: float) -> bool:
         """Note that a connection to a node was lost, or could not be had.
@@ -102,23 +133,41 @@ class NodeSet:
         A probe is due at once; until it has answered, other nodes are preferred. True
         if it is news.
         """
-        return self._states[name].health.suspected(why, now)
+        state = self._states.get(name)
+        return state is not None and state.health.suspected(why, now)
 
     def refused_write(self, name: str, now: float) -> bool:
         """Note that a node refused a write as read-only; True if it is news."""
-        state = self._states[name]
+        state = self._states.get(name)
+        if state is None:
+            return False
         if state.role is Role.PRIMARY:
             state.role = Role.UNKNOWN
+        self._hurry(state.node.database, now)
         return state.health.suspected("it refused a write as read-only", now)
+
+    def _hurry(self, name: str, now: float) -> None:
+        """Have all nodes of a database probed soon if it has just lost its primary."""
+        database = self._databases[name]
+        if now - database.seen < PATIENCE and self.primary(name) is None:
+            for state in self._members[name]:
+                state.health.hurry(now + HURRY)
 
     # What is known
 
     def __iter__(self) -> Iterator[Node]:
         return (state.node for state in self._states.values())
 
+    def is_up(self, node: Node) -> bool:
+        """Tell whether this very server is one of the nodes, and up."""
+        state = self._states.get(node.name)
+        return state is not None and state.node.is_same_server(node) and state.health.up
+
     def wake_at(self) -> float:
         """Return when the next probe is due; infinite if all are under way."""
-        return min(state.health.probe_at for state in self._states.values())
+        return min(
+            (state.health.probe_at for state in self._states.values()), default=inf
+        )
 
     def state(self, name: str) -> State:
         """Return what is known of a node."""
@@ -142,7 +191,9 @@ class NodeSet:
 
     def suits(self, name: str, access: str) -> bool:
         """Tell whether a node may do such work, however far it is behind."""
-        state = self._states[name]
+        state = self._states.get(name)
+        if state is None:
+            return False
         if access == "write":
             return not self._against_write(state)
         return not self._against_any(state)
@@ -217,13 +268,13 @@ class NodeSet:
                 why = self._against_write(state)
             else:
                 why = self._against_any(state)
-                why = why or _against_read(state, max_lag, min_lsn, now)
+                why = why or state.against_read(max_lag, min_lsn, now)
             if why:
                 against.append(f"{state.node.name}: {why}")
             else:
                 suited.append(state)
         if not suited:
-            return Refusal("; ".join(against) or "no node is configured for it")
+            return Refusal("; ".join(against) or "no node is known")
         return [state for state in suited if not state.health.suspect] or suited
 
     def _next(
@@ -251,13 +302,12 @@ class NodeSet:
 
     def _primaries(self, database: str) -> list[State]:
         """Return those that are up, and not left behind."""
-        newest = self._databases[database].timeline
         return [
             state
-            for state in self._members[database]
+            for state in self.members(database)
             if state.health.up
             and state.role is Role.PRIMARY
-            and state.timeline >= newest
+            and state.timeline >= self._databases[database].timeline
         ]
 
     def _against_any(self, state: State) -> str:
@@ -293,20 +343,7 @@ class NodeSet:
             assert isfinite(state.turn), name
         for name, database in self._databases.items():
             assert all(
-                state.timeline <= database.timeline for state in self._members[name]
+                state.timeline <= database.timeline for state in self.members(name)
             ), name
             times = [at for at, _ in database.positions]
             assert times == sorted(times), name
-
-
-def _against_read(
-    state: State, max_lag: float | None, min_lsn: int | None, now: float
-) -> str:
-    """Return why a node that is well shows too old a state."""
-    if state.role is Role.PRIMARY:
-        return ""
-    if min_lsn is not None and state.lsn < min_lsn:
-        return f"it has replayed {lsn_text(state.lsn)}, not yet {lsn_text(min_lsn)}"
-    if max_lag is not None and (lag := state.lag_at(now)) > max_lag:
-        return f"{lag:.1f} s behind" if isfinite(lag) else "its lag is not known"
-    return ""

@@ -21,6 +21,8 @@ class PoolOptions:
         max_lifetime: Seconds after which a connection is replaced.
         max_idle: Seconds after which one that is not needed is closed.
         probe_interval: Seconds between the probes of a node.
+        lookup_interval: Seconds between the look-ups of nodes by DNS or Patroni.
+        access: "read": what is lent is to read by, and nothing else.
         autocommit: Each statement for itself; else a block is one transaction.
         statement_timeout: Seconds that a statement may take; 0: as the server says.
         temp_buffers: Memory of a session for temporary tables, like "128MB".
@@ -38,6 +40,8 @@ class PoolOptions:
     max_lifetime: float = 1800.0
     max_idle: float = 600.0
     probe_interval: float = 1.0
+    lookup_interval: float = 30.0
+    access: str = "write"
     autocommit: bool = False
     statement_timeout: float = 0.0
     temp_buffers: str = ""
@@ -54,8 +58,11 @@ class PoolOptions:
         for name in ("timeout", "node_wait", "max_lifetime", "max_idle"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative")
-        if self.probe_interval <= 0:
-            raise ValueError("probe_interval must be positive")
+        for name in ("probe_interval", "lookup_interval"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive")
+        if self.access not in {"read", "write"}:
+            raise ValueError(f'access is "read" or "write", not {self.access!r}')
 
     def parameters(self) -> dict[str, str]:
         """Return the parameters that every session begins with, and returns to."""

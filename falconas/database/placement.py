@@ -37,7 +37,13 @@ class Group(NamedTuple):
 
 
 class Placement(NamedTuple):
-    """Where each worker of a group is to be, and what is to be said of it."""
+    """Where each worker of a group is to be, and what is to be said of it.
+
+    Attributes:
+        nodes: Of each worker; empty while no node of the group is known.
+        moved: The workers, by their place in the list, that are not there yet.
+        notes: What an operator should know.
+    """
 
     nodes: list[str]
     moved: list[int]
@@ -61,7 +67,7 @@ def place(
         if not group.nodes or state.node.name in group.nodes
     ]
     if not members:
-        raise ValueError(f"group {group.name} has no node")
+        return Placement([], [], [f"group {group.name} has no node"])
     here = [*current, *[None] * group.workers][: group.workers]
     usable = _usable(members, nodes, here, now)
     primary = nodes.primary(group.database)
@@ -71,7 +77,8 @@ def place(
     if not usable or (home is None and group.writes >= 1):
         want = _least_moved(stay, weights, group.workers)  # till better times
     else:
-        want = _shares(group, weights, home, stay)
+        ours = home in {state.node.name for state in members}
+        want = _shares(group, weights, home if ours else None, stay)
     placed, moved = _assign(want, here)
     return Placement(placed, moved, _notes(group, members, home))
 
@@ -90,10 +97,13 @@ def _usable(
 def _shares(
     group: Group, weights: Mapping[str, float], home: str | None, stay: Counter[str]
 ) -> dict[str, int]:
-    """Return how many workers each node gets."""
+    """Return how many workers each node gets.
+
+    The primary has what the writes need even on probation: nobody else can serve them.
+    """
     shares = apportion(group.workers, weights, stay)
     least = min(group.workers, ceil(group.workers * group.writes - 1e-9))
-    if home is None or shares.get(home, least) >= least:
+    if home is None or shares.get(home, 0) >= least:
         return shares
     others = {name: weight for name, weight in weights.items() if name != home}
     return {home: least} | apportion(group.workers - least, others, stay)

@@ -11,7 +11,7 @@ import asyncio
 import atexit
 import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import Any, Self
@@ -33,8 +33,9 @@ from falconas.database.hygiene import (
 )
 from falconas.database.lender import PATIENCE, Lender
 from falconas.database.lending import Ticket, Wish
-from falconas.database.nodes import NoAnswer, Node, Probe
+from falconas.database.nodes import Node
 from falconas.database.options import PoolOptions
+from falconas.database.prepared import watch
 
 try:
     from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
@@ -57,14 +58,20 @@ class NodePool(Lender[NodeConnections]):
     it does not use it there.
 
     Args:
-        nodes: The nodes, or one DSN.
+        nodes: The nodes, all of one database, or one DSN. Nodes come and go if some of
+            these have to be looked up.
         options: How to connect, lend and clean up.
+        choose: Returns the names of those nodes that are lent from; None: of all.
     """
 
     def __init__(
-        self, nodes: Iterable[Node] | str, options: PoolOptions | None = None
+        self,
+        nodes: Iterable[Node] | str,
+        options: PoolOptions | None = None,
+        *,
+        choose: Callable[[Iterable[Node]], Collection[str]] | None = None,
     ) -> None:
-        super().__init__(nodes, options)
+        super().__init__(nodes, options, choose=choose)
         self._thread = threading.Thread(
             target=lambda: asyncio.run(self._prober.run()),
             name="falconas-probe",
@@ -98,7 +105,7 @@ class NodePool(Lender[NodeConnections]):
     @contextmanager
     def connection(
         self,
-        access: str = "write",
+        access: str | None = None,
         *,
         timeout: float | None = None,
         max_lag: float | None = None,
@@ -108,19 +115,20 @@ class NodePool(Lender[NodeConnections]):
 
         Args:
             access: "write": to the primary. "read": to any node that suits, and
-                PostgreSQL refuses writes.
+                PostgreSQL refuses writes. None: as the options say.
             timeout: Seconds to wait for it; None for the pool's.
             max_lag: Seconds that a standby may be behind.
             min_lsn: Position, see `lsn`, that the node must have replayed.
 
         Raises:
+            ValueError: There is no such access, or this pool only reads.
             Unavailable: Within the timeout no node suited or had a connection free.
                 From the block's end, with started=unknown: the outcome of the COMMIT is
                 not sure.
             ResourceExhausted: Too many are waiting already.
             Aborted: The block's end: its transaction had failed inside.
         """
-        wish = Wish.of(access, max_lag, min_lsn)
+        wish = self._wish(access, max_lag, min_lsn)
         self.open()
         loan = self._borrow(wish, self.options.timeout if timeout is None else timeout)
         failure: BaseException | None = None
@@ -139,7 +147,7 @@ class NodePool(Lender[NodeConnections]):
 
         A later read with this `min_lsn` sees what was written before.
         """
-        with self.connection(timeout=timeout) as connection:
+        with self.connection("write", timeout=timeout) as connection:
             row = connection.execute(POSITION).fetchone()
         assert row is not None
         return int(row[0])
@@ -277,24 +285,21 @@ class NodePool(Lender[NodeConnections]):
             with suppress(PoolClosed):
                 pool.drain()
 
-    def _answered(self, name: str, answer: Probe | NoAnswer) -> None:
-        """Note a node's answer; connect to it, or drop its connections."""
-        up, dropped = self._heard(name, answer)
-        for other in up:
-            pool = self._connect(other)
-            if not self._add(other, pool):
-                dropped.append(pool)
-        for pool in dropped:
-            # A thread may be stuck in connecting to a node that stands still.
-            threading.Thread(target=pool.close, daemon=True).start()
-
-    def _connect(self, name: str) -> NodeConnections:
+    def _open(self, node: Node) -> None:
         pool: NodeConnections = ConnectionPool(
-            **self._arguments(name),
-            reconnect_failed=lambda _: self._suspect(name, "no connection was made"),
+            **self._arguments(node),
+            configure=watch,
+            reconnect_failed=lambda _: self._suspect(
+                node.name, "no connection was made"
+            ),
         )
         pool.open()
-        return pool
+        if not self._add(node, pool):
+            self._shut(pool)
+
+    def _shut(self, pool: NodeConnections) -> None:
+        # A thread may be stuck in connecting to a node that stands still.
+        threading.Thread(target=pool.close, daemon=True).start()
 
 
 def _exchange(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
 from time import monotonic
 from typing import Any, Self
@@ -29,8 +29,9 @@ from falconas.database.hygiene import (
 )
 from falconas.database.lender import PATIENCE, Lender
 from falconas.database.lending import Ticket, Wish
-from falconas.database.nodes import NoAnswer, Node, Probe
+from falconas.database.nodes import Node
 from falconas.database.options import PoolOptions
+from falconas.database.prepared import watch
 
 try:
     from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
@@ -52,14 +53,20 @@ class AsyncNodePool(Lender[NodeConnections]):
     It opens with the first use, and belongs to the loop of that.
 
     Args:
-        nodes: The nodes, or one DSN.
+        nodes: The nodes, all of one database, or one DSN. Nodes come and go if some of
+            these have to be looked up.
         options: How to connect, lend and clean up.
+        choose: Returns the names of those nodes that are lent from; None: of all.
     """
 
     def __init__(
-        self, nodes: Iterable[Node] | str, options: PoolOptions | None = None
+        self,
+        nodes: Iterable[Node] | str,
+        options: PoolOptions | None = None,
+        *,
+        choose: Callable[[Iterable[Node]], Collection[str]] | None = None,
     ) -> None:
-        super().__init__(nodes, options)
+        super().__init__(nodes, options, choose=choose)
         self._probing: asyncio.Task[None] | None = None
         self._errands: set[asyncio.Task[None]] = set()
 
@@ -89,7 +96,7 @@ class AsyncNodePool(Lender[NodeConnections]):
     @asynccontextmanager
     async def connection(
         self,
-        access: str = "write",
+        access: str | None = None,
         *,
         timeout: float | None = None,  # noqa: ASYNC109
         max_lag: float | None = None,
@@ -99,19 +106,20 @@ class AsyncNodePool(Lender[NodeConnections]):
 
         Args:
             access: "write": to the primary. "read": to any node that suits, and
-                PostgreSQL refuses writes.
+                PostgreSQL refuses writes. None: as the options say.
             timeout: Seconds to wait for it; None for the pool's.
             max_lag: Seconds that a standby may be behind.
             min_lsn: Position, see `lsn`, that the node must have replayed.
 
         Raises:
+            ValueError: There is no such access, or this pool only reads.
             Unavailable: Within the timeout no node suited or had a connection free.
                 From the block's end, with started=unknown: the outcome of the COMMIT is
                 not sure.
             ResourceExhausted: Too many are waiting already.
             Aborted: The block's end: its transaction had failed inside.
         """
-        wish = Wish.of(access, max_lag, min_lsn)
+        wish = self._wish(access, max_lag, min_lsn)
         await self.open()
         loan = await self._borrow(
             wish, self.options.timeout if timeout is None else timeout
@@ -132,7 +140,7 @@ class AsyncNodePool(Lender[NodeConnections]):
 
         A later read with this `min_lsn` sees what was written before.
         """
-        async with self.connection(timeout=timeout) as connection:
+        async with self.connection("write", timeout=timeout) as connection:
             cursor = await connection.execute(POSITION)
             row = await cursor.fetchone()
         assert row is not None
@@ -278,13 +286,11 @@ class AsyncNodePool(Lender[NodeConnections]):
             with suppress(PoolClosed):
                 await pool.drain()
 
-    def _answered(self, name: str, answer: Probe | NoAnswer) -> None:
-        """Note a node's answer; connect to it, or drop its connections."""
-        up, dropped = self._heard(name, answer)
-        for other in up:
-            self._send(self._connect(other))
-        for pool in dropped:
-            self._send(pool.close())
+    def _open(self, node: Node) -> None:
+        self._send(self._connect(node))
+
+    def _shut(self, pool: NodeConnections) -> None:
+        self._send(pool.close())
 
     def _send(self, errand: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(errand)
@@ -296,15 +302,18 @@ class AsyncNodePool(Lender[NodeConnections]):
         """Do something to its end, even if the borrower is cancelled meanwhile."""
         await asyncio.shield(self._send(errand))
 
-    async def _connect(self, name: str) -> None:
+    async def _connect(self, node: Node) -> None:
         async def failed(_: NodeConnections) -> None:
-            await self._suspect(name, "no connection was made")
+            await self._suspect(node.name, "no connection was made")
+
+        async def watched(connection: psycopg.AsyncConnection[Any]) -> None:
+            watch(connection)
 
         pool: NodeConnections = AsyncConnectionPool(
-            **self._arguments(name), reconnect_failed=failed
+            **self._arguments(node), configure=watched, reconnect_failed=failed
         )
         await pool.open()
-        if not self._add(name, pool):
+        if not self._add(node, pool):
             await pool.close()
 
 

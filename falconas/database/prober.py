@@ -1,4 +1,4 @@
-"""Asks every node what it is: role, position in the log, lag.
+"""Finds the nodes, and asks each what it is: role, position in the log, lag.
 
 It lives in an event loop, with one connection of its own to each node, so that a node
 which does not answer keeps nobody else waiting. One that stands still is in doubt
@@ -8,7 +8,7 @@ which does not answer keeps nobody else waiting. One that stands still is in dou
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from time import monotonic
 from typing import Any
 
@@ -16,6 +16,7 @@ import psycopg
 from psycopg import errors, waiting
 
 from falconas.database.conninfo import conninfo
+from falconas.database.discovery import INTERVAL, Discovery
 from falconas.database.hygiene import exchange
 from falconas.database.nodes import NoAnswer, Node, Probe, Role
 
@@ -41,33 +42,52 @@ FROM (SELECT pg_catalog.pg_is_in_recovery() AS recovering) AS role
 
 
 class Prober:
-    """Probes those nodes that are due.
+    """Finds the nodes, and probes those that are due.
+
+    What it tells is about the nodes that `found` gave last: of one that is dropped, or
+    is another server since, the outstanding probe is abandoned without an answer.
 
     Args:
-        nodes: All of them.
+        sources: The nodes as configured; see `discovery`.
+        found: Is told all nodes: first when `run` begins, if some are known without a
+            look-up, and then at each change.
         due: Returns which are due now, and how long there is nothing to do after that.
         answered: Is told what a node answered, or why it did not.
         doubted: Is told that the answer of a node takes long.
+        interval: Seconds between two look-ups.
+
+    Raises:
+        InvalidDsn: A DSN cannot be read.
+        ValueError: A URL cannot be read.
     """
 
     def __init__(
         self,
-        nodes: Iterable[Node],
+        sources: Iterable[Node],
+        found: Callable[[list[Node]], object],
         due: Callable[[], tuple[list[str], float]],
         answered: Callable[[str, Probe | NoAnswer], None],
         doubted: Callable[[str, str], object],
+        *,
+        interval: float = INTERVAL,
     ) -> None:
-        self._conninfo = {
-            node.name: conninfo(node.dsn, application_name="falconas/probe")
-            for node in nodes
-        }
+        self._discovery = Discovery(sources, self._take, interval=interval)
+        self._found = found
         self._due = due
         self._answered = answered
         self._doubted = doubted
-        self._connections: dict[str, psycopg.AsyncConnection[Any]] = {}
+        self._nodes = {node.name: node for node in self._discovery.nodes}
+        self._connections: dict[str, psycopg.AsyncConnection[Any]] = {}  # idle ones
+        self._probes: dict[str, asyncio.Task[None]] = {}
+        self._errands: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = False
+
+    @property
+    def nodes(self) -> list[Node]:
+        """Those that are known at present."""
+        return list(self._nodes.values())
 
     def nudge(self) -> None:
         """Look at once whether a node is due; from any thread."""
@@ -80,28 +100,46 @@ class Prober:
         self.nudge()
 
     async def run(self) -> None:
-        """Probe until stopped or cancelled."""
+        """Look up and probe until stopped or cancelled."""
         self._loop = asyncio.get_running_loop()
-        tasks: set[asyncio.Task[None]] = set()
+        self._send(self._discovery.run())
         try:
             while not self._stopping:
                 self._news.clear()
                 names, pause = self._due()
                 for name in names:
-                    task = asyncio.create_task(self._probe(name))
-                    tasks.add(task)
-                    task.add_done_callback(tasks.discard)
+                    if name in self._nodes and name not in self._probes:
+                        self._probes[name] = self._send(self._probe(name))
                 try:
                     async with asyncio.timeout(min(pause, 60.0)):
                         await self._news.wait()
                 except TimeoutError:
                     pass
         finally:
-            for task in tasks:
+            for task in self._errands:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*self._errands, return_exceptions=True)
             for connection in self._connections.values():
                 await connection.close()
+
+    def _send(self, errand: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(errand)
+        self._errands.add(task)
+        task.add_done_callback(self._errands.discard)
+        return task
+
+    def _take(self, nodes: list[Node]) -> None:
+        """Have these nodes from now on."""
+        before, self._nodes = self._nodes, {node.name: node for node in nodes}
+        for name, node in before.items():
+            if name in self._nodes and node.is_same_server(self._nodes[name]):
+                continue
+            if (probe := self._probes.pop(name, None)) is not None:
+                probe.cancel()
+            if (connection := self._connections.pop(name, None)) is not None:
+                self._send(connection.close())
+        self._found(nodes)
+        self._news.set()
 
     async def _probe(self, name: str) -> None:
         answer: Probe | NoAnswer
@@ -111,28 +149,32 @@ class Prober:
             answer = NoAnswer(f"no connection within {CONNECT:g} s", silent=True)
         except Exception as error:
             answer = NoAnswer(_line(error), silent=_is_silence(error))
+        del self._probes[name]
         self._answered(name, answer)
         self._news.set()
 
     async def _ask(self, name: str) -> Probe:
         """Ask a node; one whose connection does not answer is dialled anew."""
-        known = self._connections.get(name)
+        dsn = conninfo(self._nodes[name].dsn, application_name="falconas/probe")
+        known = self._connections.pop(name, None)
         if known is not None:
             try:
-                return await _question(known)
+                return await self._hear(name, known)
             except Exception as error:
                 self._doubted(name, _line(error))
-                await self._connections.pop(name).close()
         async with asyncio.timeout(CONNECT):
-            fresh = await psycopg.AsyncConnection.connect(
-                self._conninfo[name], autocommit=True
-            )
-        self._connections[name] = fresh
+            fresh = await psycopg.AsyncConnection.connect(dsn, autocommit=True)
+        return await self._hear(name, fresh)
+
+    async def _hear(self, name: str, connection: psycopg.AsyncConnection[Any]) -> Probe:
+        """Ask by a connection, which is kept if it answers."""
         try:
-            return await _question(fresh)
+            probe = await _question(connection)
         except BaseException:
-            await self._connections.pop(name).close()
+            await connection.close()
             raise
+        self._connections[name] = connection
+        return probe
 
 
 async def _question(connection: psycopg.AsyncConnection[Any]) -> Probe:

@@ -11,13 +11,15 @@ import logging
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg
 from psycopg import errors, pq
 
 from falconas.database.connection import Connection
 from falconas.database.conninfo import InvalidDsn, conninfo
+from falconas.database.ending import end
+from falconas.database.line import Line
 from falconas.database.reset import (
     DISCARD,
     SOFT,
@@ -32,6 +34,7 @@ from falconas.database.sqlstate import (
     Notice,
     classify,
     ends_connection,
+    is_conflict,
     uncertain,
 )
 from falconas.database.transaction import (
@@ -40,16 +43,13 @@ from falconas.database.transaction import (
     READ_AUTOCOMMIT,
     TransactionState,
 )
+from falconas.database.unserved import Refused
 from falconas.errors import FalconError, ScriptError, Started, Unavailable
 
-if TYPE_CHECKING:
-    from psycopg.pq.abc import PGresult
-
-__all__ = ["ConnectFailed", "InvalidDsn", "Session", "SessionLost", "classify"]
+__all__ = ["ConnectFailed", "InvalidDsn", "Session", "classify"]
 
 log = logging.getLogger(__name__)
 
-_CANCEL_TIMEOUT = 1.0
 _NOTICES = 100
 
 _Status = pq.TransactionStatus
@@ -59,27 +59,20 @@ class ConnectFailed(Exception):
     """PostgreSQL did not accept a connection."""
 
 
-class SessionLost(Exception):
-    """The connection failed before the script was started: the request is untouched."""
-
-
-class Session:
+class Session(Line):
     """A connection and the transaction of the request on it.
 
     Attributes:
-        sound: It may serve another request.
         notices: The last messages of the request.
     """
 
     def __init__(self, connection: Connection, reset: str = SOFT) -> None:
         if reset == DISCARD:  # what psycopg had prepared would be gone
             connection.prepare_threshold = None
+        super().__init__(connection)
         self._policy = reset
-        self._connection = connection
-        self._pgconn = connection.pgconn
         self._state = TransactionState()
         self._forget = False
-        self.sound = True
         self.notices: deque[Notice] = deque(maxlen=_NOTICES)
         connection.add_notice_handler(self._note)
         connection.add_notify_handler(lambda _: None)  # else psycopg keeps them
@@ -107,47 +100,24 @@ class Session:
             text = " ".join(str(error).split())
         raise ConnectFailed(text)  # outside: psycopg's error carries the password
 
-    def fileno(self) -> int:
-        """Return the socket: readable while idle means news, mostly bad ones."""
-        return self._pgconn.socket
-
-    def check(self) -> bool:
-        """Ask the server for a sign of life; for an idle session."""
-        try:
-            self._command(b"")
-        except psycopg.Error:
-            self.sound = False
-        return self.sound
-
-    def close(self) -> None:
-        """Close the connection; what was not committed is rolled back."""
-        self.sound = False
-        self._connection.end()
-
     @property
     def touched(self) -> bool:
         """The request's script has sent a statement."""
         return self._state.touched
 
-    @property
-    def lost(self) -> bool:
-        """The connection is gone."""
-        return self._pgconn.status == pq.ConnStatus.BAD
-
-    def begin_write(self) -> None:
-        """Begin the transaction of a write script.
+    def begin_write(self, *, autocommit: bool = False) -> None:
+        """Begin the transaction of a write script; none if each statement is one.
 
         Raises:
-            SessionLost: It could not begin: connection gone, or a standby.
+            Refused: The node is a standby.
+            SessionLost: The connection is gone.
         """
-        self._state = TransactionState("write")
+        self._state = TransactionState("write", autocommit=autocommit)
         self.notices.clear()
-        try:
-            self._command(self._state.begin_write)
-        except psycopg.Error as error:
+        if not self._ask(self._state.begin_write):
             self.sound = False
-            raise SessionLost(classify(error, lost=self.lost).message) from None
-        self._state.begun = True
+            raise Refused("the node is a standby, which takes no writes")
+        self._state.begun = not autocommit
 
     def begin_read(self, *, snapshot: bool = True) -> None:
         """Note how the first statement is to begin a read; nothing is sent yet."""
@@ -208,9 +178,16 @@ class Session:
         """A failed write may have been committed in part all the same."""
         return self._state.doubtful
 
+    @property
+    def conflict(self) -> bool:
+        """The node's recovery ended the transaction: a primary has none."""
+        return self._state.conflict is not None
+
     def classify(self, error: psycopg.Error, *, late: bool = False) -> FalconError:
         """Return what the caller gets for an error of this request."""
         self._failed(error)
+        if self.lost:
+            error = self._state.conflict or error
         return classify(error, access=self._state.access, late=late, lost=self.lost)
 
     def verify(self) -> None:
@@ -222,6 +199,8 @@ class Session:
         self._state.watch(idle=self._is_idle())
         if self._state.breach is not None:
             raise self._state.breach
+        if self.lost and self._state.conflict is not None:
+            raise self._swallowed()
         if self.lost:
             raise Unavailable(
                 "the database connection was lost", started=Started.YES, retry_safe=True
@@ -233,36 +212,40 @@ class Session:
                 started=Started.YES,
             )
         status = self._pgconn.transaction_status
-        if status == _Status.INERROR:
+        if status == _Status.INERROR and not self._state.autocommit:
             raise self._swallowed()
-        if status == _Status.INTRANS and not self._state.begun:
+        if status != _Status.IDLE and not self._state.begun:
             raise ScriptError("the script left a transaction open", started=Started.YES)
         self._state.complete = True
 
-    def commit(self) -> None:
+    def commit(self) -> int | None:
         """Commit a write's transaction; call `verify` before.
+
+        Returns:
+            A position in the log by which it was committed, if the server told.
 
         Raises:
             FalconError: It was rolled back, or, with code UNAVAILABLE and
                 started=unknown, nobody can say.
         """
-        self.notices.clear()
-        error: psycopg.Error | None = None
-        try:
-            result = self._command(self._state.commit)
-        except psycopg.Error as caught:
-            error = caught
-        if self.lost or (error and not error.sqlstate):  # libpq's own: no answer
-            self.sound = False
+        if self._state.autocommit:
+            committed, error, position = True, None, self._position()
+        else:
+            self._state.unreplicated = False
+            committed, error, position = end(self._pgconn, self._state.commit)
+        lost = self.lost or bool(error and not error.sqlstate)  # libpq's: no answer
+        self.sound = self.sound and not lost
+        if lost and not committed:
             raise uncertain("the connection was lost in COMMIT")
         if error:
             raise self._refused(error)
-        if result.command_status != b"COMMIT":
+        if not committed:
             raise self._swallowed()
-        if any(notice.cancels_replication for notice in self.notices):
+        if self._state.unreplicated:
             raise uncertain(
                 "committed here, but the wait for synchronous replication was cancelled"
             )
+        return position
 
     def _refused(self, error: psycopg.Error) -> FalconError:
         """Return the verdict on an error that came instead of COMMIT's answer."""
@@ -320,30 +303,20 @@ class Session:
             self._cancel()
         self.close()
 
-    def _cancel(self) -> None:
-        try:
-            self._connection.cancel_safe(timeout=_CANCEL_TIMEOUT)
-        except psycopg.Error as error:
-            log.warning("a running statement could not be cancelled: %s", error)
-
     def _failed(self, error: psycopg.Error) -> None:
         if self._state.failure is None:
             self._state.failure = error
+        if is_conflict(error, standby=self.role == "standby"):
+            self._state.conflict = error
         if self.lost or ends_connection(error, access=self._state.access):
             self.sound = False
 
     def _swallowed(self) -> FalconError:
-        error = self._state.failure
+        error = self._state.conflict or self._state.failure
         return self._state.swallowed(None if error is None else self.classify(error))
 
-    def _is_idle(self) -> bool:
-        return self._pgconn.transaction_status == _Status.IDLE
-
-    def _command(self, sql: bytes) -> PGresult:
-        result = self._pgconn.exec_(sql)
-        if result.status == pq.ExecStatus.FATAL_ERROR:
-            raise errors.error_from_result(result)
-        return result
-
     def _note(self, diagnostic: errors.Diagnostic) -> None:
-        self.notices.append(Notice.of(diagnostic))
+        notice = Notice.of(diagnostic)
+        self.notices.append(notice)
+        if notice.cancels_replication:
+            self._state.unreplicated = True

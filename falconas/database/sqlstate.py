@@ -17,12 +17,13 @@ from falconas.errors import (
 )
 
 READ_ONLY = "25006"
+NO_WRITES = frozenset({READ_ONLY, "0A000"})  # the latter is a standby's answer to BEGIN
 FAILED_TRANSACTION = "25P02"
 CANCELED = "57014"
 NO_SUCH_STATEMENT = "26000"
 STALE_PLAN = "0A000"
 
-_COLLISIONS = frozenset({"40000", "40001", "40P01"})
+COLLISIONS = frozenset({"40000", "40001", "40P01"})
 _GONE = frozenset({"57P01", "57P02", "57P03", "57P04", "57P05"})
 _TIMED_OUT = frozenset({"25P03", "25P04"})
 
@@ -34,6 +35,7 @@ class Notice(NamedTuple):
     sqlstate: str
     text: str
     context: str | None
+    function: str = ""
 
     @classmethod
     def of(cls, diagnostic: psycopg.errors.Diagnostic) -> Notice:
@@ -43,18 +45,20 @@ class Notice(NamedTuple):
             diagnostic.sqlstate or "",
             diagnostic.message_primary or "",
             diagnostic.context,
+            diagnostic.source_function or "",
         )
 
     @property
     def cancels_replication(self) -> bool:
-        """In COMMIT: the wait for synchronous replication was broken off.
+        """After COMMIT: the wait for synchronous replication was broken off.
 
         A deferred trigger may warn in COMMIT as well, but that has a context.
         """
+        waited = self.function == "SyncRepWaitForLSN" if self.function else None
         return (
             self.severity == "WARNING"
             and self.sqlstate in ("01000", "57P01")
-            and not self.context
+            and (not self.context if waited is None else waited)
         )
 
 
@@ -82,6 +86,8 @@ def classify(
     state = error.sqlstate
     if state in _TIMED_OUT:
         return DeadlineExceeded(_text(error), started=started, sqlstate=state)
+    if state in COLLISIONS:  # some end the connection as well
+        return Aborted(_text(error), started=started, retry_safe=True, sqlstate=state)
     if lost or ends_connection(error, access=access):
         why = _text(error) if state else "the connection was lost"
         return Unavailable(
@@ -90,8 +96,6 @@ def classify(
             retry_safe=True,
             sqlstate=state,
         )
-    if state in _COLLISIONS:
-        return Aborted(_text(error), started=started, retry_safe=True, sqlstate=state)
     if state == FAILED_TRANSACTION:
         return Aborted(_text(error), started=started, sqlstate=state)
     if state == CANCELED:
@@ -109,6 +113,18 @@ def classify(
 def uncertain(why: str) -> Unavailable:
     """Return the error for a COMMIT whose outcome nobody can tell."""
     return Unavailable(why, started=Started.UNKNOWN)
+
+
+def is_conflict(error: psycopg.Error, *, standby: bool) -> bool:
+    """Tell whether a standby's recovery needed what the transaction held.
+
+    Its ERROR comes with a running statement, its FATAL between two of them. Where
+    nobody writes there are no other collisions; the text, which may be in any
+    language, is for servers that do not tell their role.
+    """
+    if error.sqlstate not in COLLISIONS:
+        return False
+    return standby or "conflict with recovery" in _text(error)
 
 
 def ends_connection(error: psycopg.Error, *, access: str = "write") -> bool:

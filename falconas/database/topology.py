@@ -30,14 +30,20 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One PostgreSQL server, as configured.
+    """One PostgreSQL server; or, as configured, where to look for several.
+
+    What is found through a node has its weight, database and tags, and is named
+    `node/host`; see `discovery`.
 
     Attributes:
         name: By which it is shown.
-        dsn: How to connect; empty for libpq's own sources.
+        dsn: How to connect; empty for libpq's own sources. With several hosts it stands
+            for a node each.
         weight: Its share of the work beside the others'. 0: only when no other suits.
         database: The database (one primary and its standbys) it belongs to.
         tags: Words to select nodes by.
+        dns: Each address that its host resolves to is a node.
+        patroni: URLs of Patroni's REST API, whose members are the nodes.
     """
 
     name: str
@@ -45,12 +51,25 @@ class Node:
     weight: float = 1.0
     database: str = "main"
     tags: tuple[str, ...] = ()
+    dns: bool = False
+    patroni: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.name:
             raise ValueError("a node needs a name")
         if not (isfinite(self.weight) and self.weight >= 0):
             raise ValueError(f"the weight of {self.name} must be a number from 0 up")
+
+    def is_same_server(self, other: Node) -> bool:
+        """Tell whether what is known of one holds for the other."""
+        return (self.dsn, self.database) == (other.dsn, other.database)
+
+
+class Change(NamedTuple):
+    """Names of nodes that have come, and gone; one that was replaced is in both."""
+
+    come: list[str]
+    gone: list[str]
 
 
 class Probe(NamedTuple):
@@ -112,6 +131,11 @@ class Database:
     )
     turn: float = 0.0
 
+    @property
+    def seen(self) -> float:
+        """When there was a primary last."""
+        return self.positions[-1][0] if self.positions else -inf
+
     def advanced(self, timeline: int) -> None:
         """Note a primary's timeline; whoever has an older one is left behind."""
         if timeline > self.timeline:
@@ -169,6 +193,18 @@ class State:
             return 0.0
         age = now - self.probed_at
         return self.lag + (age if age > FRESH else 0.0)
+
+    def against_read(
+        self, max_lag: float | None, min_lsn: int | None, now: float
+    ) -> str:
+        """Return why it shows too old a state; empty if it does not."""
+        if self.role is Role.PRIMARY:
+            return ""
+        if min_lsn is not None and self.lsn < min_lsn:
+            return f"it has replayed {lsn_text(self.lsn)}, not yet {lsn_text(min_lsn)}"
+        if max_lag is not None and (lag := self.lag_at(now)) > max_lag:
+            return f"{lag:.1f} s behind" if isfinite(lag) else "its lag is not known"
+        return ""
 
     def weight_at(self, now: float) -> float:
         """Return its weight at present: less while it is on probation."""

@@ -19,12 +19,20 @@ from falconas.errors import Aborted, FalconError, ScriptError, Started
 # show a transaction ended by COMMIT AND CHAIN, or where the answers are not seen.
 _BEGIN_WRITE = b"BEGIN READ WRITE; "
 _MARK = b"SET LOCAL falconas.request = '%s'"
+# Not the written or flushed position: a commit may not have waited for the disk.
+POSITION = b"SELECT pg_catalog.pg_current_wal_insert_lsn()"
 # The mark first: where it is missing, an error keeps the rest from being run. A script
 # may have turned warnings off, but that of the synchronous replication must be heard.
 _COMMIT = (
     b"SELECT 1 OPERATOR(pg_catalog./) (pg_catalog.current_setting('falconas.request',"
     b" true) IS NOT DISTINCT FROM '%s')::pg_catalog.int4;"
-    b" SET LOCAL client_min_messages = warning; COMMIT"
+    b" SET LOCAL client_min_messages = warning; COMMIT; " + POSITION
+)
+# Without a transaction to begin, who may write and whether anybody is there is asked.
+_MAY_WRITE = b"SELECT NOT pg_catalog.pg_is_in_recovery()"
+REPLAYED = _MAY_WRITE + (
+    b" OR pg_catalog.pg_last_wal_replay_lsn() OPERATOR(pg_catalog.>=)"
+    b" '%s'::pg_catalog.pg_lsn"
 )
 MARK_MISSING = "22012"
 BEGIN_READ = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
@@ -42,31 +50,37 @@ class TransactionState:
 
     Attributes:
         access: "read" or "write".
+        autocommit: A write has no transaction: each statement commits for itself.
         pending: What begins the transaction with the first statement.
         begun: A transaction is open until we end it.
         touched: The script has sent a statement.
         lasting: The script left something in the session that no reset removes.
         failure: The first error that the database raised.
+        conflict: The error by which a standby's recovery ended it.
         breach: The script meddled with the transaction; this is the verdict.
         complete: The script came to its end and may be committed.
         opaque: What was sent may have ended the transaction without our seeing it.
         unseen: A statement was sent whose answer nobody has read yet.
         interrupted: The script was interrupted.
+        unreplicated: The wait for synchronous standbys was broken off in a commit.
         rolled: It answered ROLLBACK: to a savepoint, or AND CHAIN.
         nonce: Marks the transaction of a write.
     """
 
     access: str = "read"
     pending: bytes | None = None
+    autocommit: bool = False
     begun: bool = False
     touched: bool = False
     lasting: bool = False
     failure: psycopg.Error | None = None
+    conflict: psycopg.Error | None = None
     breach: FalconError | None = None
     complete: bool = False
     opaque: bool = False
     unseen: bool = False
     interrupted: bool = False
+    unreplicated: bool = False
     rolled: bool = False
     nonce: bytes = field(default_factory=lambda: os.urandom(8).hex().encode())
 
@@ -78,16 +92,18 @@ class TransactionState:
     @property
     def begin_write(self) -> bytes:
         """The message that begins a write."""
-        return _BEGIN_WRITE + self.mark
+        return _MAY_WRITE if self.autocommit else _BEGIN_WRITE + self.mark
 
     @property
     def commit(self) -> bytes:
-        """The message that commits this transaction and no other."""
+        """The message that commits this transaction and no other, and asks where."""
         return _COMMIT % self.nonce
 
     @property
     def doubtful(self) -> bool:
         """A write that failed may have been committed in part all the same."""
+        if self.autocommit:
+            return self.touched
         broken = self.breach is not None and self.breach.started is Started.UNKNOWN
         hidden = self.opaque or (self.interrupted and self.unseen)
         return self.access == "write" and (hidden or broken)
@@ -153,10 +169,16 @@ class TransactionState:
     def _break(self, tag: str, *, committed: bool) -> None:
         if self.breach is not None:
             return
-        unsure = committed and self.access == "write"
-        self.breach = ScriptError(
-            f"the script sent {tag}: its transaction is begun and ended around it, and"
+        unsure = (committed or self.autocommit) and self.access == "write"
+        rule = (
+            "each statement here commits for itself, and ctx.db.transaction() makes"
+            " transactions"
+            if self.autocommit
+            else "its transaction is begun and ended around it, and"
             " ctx.db.transaction() makes savepoints"
+        )
+        self.breach = ScriptError(
+            f"the script sent {tag}: {rule}"
             + ("; what it did up to there may be committed" if unsure else ""),
             started=Started.UNKNOWN if unsure else Started.YES,
         )

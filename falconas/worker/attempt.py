@@ -10,8 +10,10 @@ from typing import Any
 import psycopg
 
 from falconas.codec import decode_params
-from falconas.database.session import Session, SessionLost
-from falconas.errors import CLASSES, FalconError, ScriptError, Started
+from falconas.database.session import Session
+from falconas.database.unserved import Behind, SessionLost, Unserved
+from falconas.errors import CLASSES, FalconError, InvalidArgument, ScriptError, Started
+from falconas.protocol import Request
 from falconas.worker.context import Context
 from falconas.worker.interrupt import Cause
 from falconas.worker.scripts import Script
@@ -24,6 +26,8 @@ class Attempt:
 
     Attributes:
         body: The packed parameters.
+        autocommit: Each statement is a transaction of its own.
+        min_lsn: The position in the log up to which it has to see what was written.
         began: When its turn came.
         begun: Its function was called: before, errors are not the script's.
     """
@@ -32,6 +36,8 @@ class Attempt:
     script: Script
     context: Context
     body: bytes
+    autocommit: bool = False
+    min_lsn: int = 0
     began: float = field(default_factory=time.monotonic)
     begun: bool = False
 
@@ -41,10 +47,12 @@ class Attempt:
         arguments = script.bind(decode_params(self.body))
         if not session.sound:
             raise SessionLost("the worker has no database connection")
+        if self.min_lsn and not session.shows(self.min_lsn):
+            raise Behind("the node has not replayed yet what the request is to see")
         if script.access == "write":
-            session.begin_write()
+            session.begin_write(autocommit=self.autocommit)
         else:
-            session.begin_read(snapshot=script.snapshot)
+            session.begin_read(snapshot=script.snapshot and not self.autocommit)
         self.begun = True
         return script.run(self.context, **arguments)
 
@@ -64,7 +72,7 @@ class Attempt:
     def failed(self, error: BaseException) -> BaseException:
         """Return the verdict on what it raised, or what its result did."""
         log = self.context.log
-        if not self.begun and isinstance(error, FalconError | SessionLost):
+        if not self.begun and isinstance(error, FalconError | Unserved):
             return error
         if isinstance(error, psycopg.Error):
             late = time.monotonic() >= self.context.deadline
@@ -79,6 +87,22 @@ class Attempt:
             verdict = ScriptError(describe(error), started=Started.YES)
             log.error("script %s raised", self.context.script, exc_info=error)
         return verdict
+
+
+def min_lsn(request: Request, database: str) -> int:
+    """Return the position that the node must have replayed, 0 for any.
+
+    Raises:
+        InvalidArgument: It cannot be told.
+    """
+    lsns = request.extras.get("min_lsn") or {}
+    lsn = lsns.get(database, 0) if isinstance(lsns, dict) else None
+    if type(lsn) is not int or not 0 <= lsn < 1 << 64:
+        raise InvalidArgument(
+            "min_lsn must be a map of databases to positions in their logs, integers"
+            f" such as the lsn of a reply; got {ascii(lsns)[:80]}"
+        )
+    return lsn
 
 
 def where(error: BaseException | None, path: str) -> str:

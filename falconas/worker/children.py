@@ -1,57 +1,62 @@
-"""A supervisor's children: zygotes, and whoever has ended."""
+"""A supervisor's children: zygotes, the probe, and whoever has ended."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from falconas.codec import decode_value
-from falconas.worker import zygote
-from falconas.worker.zygote import Channel, Failed, Manifest
+from falconas.worker import probing, zygote
+from falconas.worker.channel import Channel
+from falconas.worker.zygote import Failed, Manifest
 
 if TYPE_CHECKING:
-    from typing import Any
+    from falconas.worker.control import Dealer
+    from falconas.worker.probing import Ask, ProbeBoot
+    from falconas.worker.zygote import Boot, Spawn
 
-    from falconas.worker.zygote import Boot, Message
+Message = TypeVar("Message")
 
 
-class ZygoteChild:
-    """A zygote, from its start to its end.
+class Child(Generic[Message]):
+    """A fresh interpreter that runs a module of ours, from its start to its end.
 
     Args:
-        number: Which one it is.
-        boot: What to be.
-        slots: The file of the slots.
+        module: Its arguments are file descriptors: its channel, and `fds`.
+        kinds: The messages on its channel, as a union.
+        boot: What it is told first.
+        fds: Files that it gets by its arguments.
+        others: Files that it hears of by `boot`.
     """
 
-    def __init__(self, number: int, boot: Boot, slots: int) -> None:
-        self.number = number
-        self.hash = ""
-        self.body = b""
+    def __init__(
+        self,
+        module: str,
+        kinds: Any,
+        boot: Message,
+        fds: tuple[int, ...] = (),
+        others: tuple[int, ...] = (),
+    ) -> None:
         self.failure = ""
-        self._channel, theirs = Channel.pair()
-        fds = (theirs.fileno(), slots)
+        self._channel, theirs = Channel[Message].pair(kinds)
+        fds = (theirs.fileno(), *fds)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", zygote.__name__, *map(str, fds)],
+                [sys.executable, "-P", "-m", module, *map(str, fds)],
                 stdin=subprocess.DEVNULL,
-                pass_fds=(*fds, *boot.outputs),
+                pass_fds=(*fds, *others),
                 process_group=0,
             )
         self.pid = self._process.pid
-        self._channel.send(boot)
+        with suppress(OSError):  # it is dead already, and will be reaped
+            self._channel.send(boot)
 
     def fileno(self) -> int:
         """Return the file descriptor to poll, -1 when it will say nothing more."""
         return self._channel.fileno()
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        """What scripts there are, once they are loaded."""
-        found: dict[str, Any] = decode_value(self.body)
-        return found
 
     def hear(self) -> tuple[list[Message], bool]:
         """Return what it says, and whether it may say more."""
@@ -65,16 +70,8 @@ class ZygoteChild:
                 return messages, False
             messages.extend(self._take(message))
 
-    def spawn(self, place: int, worker: bytes) -> None:
-        """Have it fork a worker.
-
-        Raises:
-            OSError: It does not listen.
-        """
-        self._channel.send(zygote.Spawn(place, worker))
-
     def kill(self, reason: str) -> None:
-        """End it; its workers live on."""
+        """End it."""
         self.failure = self.failure or reason
         self._process.kill()
 
@@ -91,6 +88,57 @@ class ZygoteChild:
 
     def _take(self, message: Message) -> list[Message]:
         """Keep what it says of itself; return what concerns others."""
+        return [message]
+
+
+class ProbeChild(Child[probing.Message]):
+    """A probe process."""
+
+    def __init__(self, boot: ProbeBoot) -> None:
+        # Its module imports psycopg, which the supervisor does without.
+        super().__init__("falconas.worker.probe", probing.Message, boot)
+
+    def ask(self, ask: Ask) -> None:
+        """Have it answer for nodes.
+
+        Raises:
+            OSError: It does not listen.
+        """
+        self._channel.send(ask)
+
+
+class ZygoteChild(Child[zygote.Message]):
+    """A zygote; when it ends its workers live on.
+
+    Args:
+        number: Which one it is.
+        boot: What to be.
+        slots: The file of the slots.
+    """
+
+    def __init__(self, number: int, boot: Boot, slots: int) -> None:
+        self.number = number
+        self.hash = ""
+        self.body = b""
+        others = tuple(boot.outputs)
+        super().__init__(zygote.__name__, zygote.Message, boot, (slots,), others)
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What scripts there are, once they are loaded."""
+        found: dict[str, Any] = decode_value(self.body)
+        return found
+
+    def spawn(self, spawn: Spawn) -> None:
+        """Have it fork a worker.
+
+        Raises:
+            OSError: It does not listen.
+        """
+        self._channel.send(spawn)
+
+    def _take(self, message: zygote.Message) -> list[zygote.Message]:
+        """Keep what it says of itself; return what concerns others."""
         if isinstance(message, Failed):
             self.failure = message.reason
             return []
@@ -100,6 +148,60 @@ class ZygoteChild:
                 return []
             self.hash = message.hash
         return [message]
+
+
+class Zygotes:
+    """The zygotes that there are, by their numbers.
+
+    Args:
+        boot: What each of them is told to be.
+        slots: The file of the slots.
+        dealer: Wakes the supervisor when one has something to say.
+    """
+
+    def __init__(self, boot: Boot, slots: int, dealer: Dealer) -> None:
+        self._boot = boot
+        self._slots = slots
+        self._dealer = dealer
+        self._all: dict[int, ZygoteChild] = {}
+
+    def __getitem__(self, number: int) -> ZygoteChild:
+        return self._all[number]
+
+    def of(self, pid: int) -> ZygoteChild | None:
+        """Return the zygote that is this process."""
+        return next((z for z in self._all.values() if z.pid == pid), None)
+
+    def start(self, number: int) -> None:
+        """Start another one."""
+        child = self._all[number] = ZygoteChild(number, self._boot, self._slots)
+        self._dealer.watch(child.fileno())
+
+    def kill(self, number: int, reason: str) -> None:
+        """End one that may be dead already."""
+        if number in self._all:
+            self._all[number].kill(reason)
+
+    def hear(self) -> list[tuple[ZygoteChild, zygote.Message]]:
+        """Return what they say."""
+        heard = []
+        for child in self._all.values():
+            messages, more = child.hear()
+            if not more:
+                self._dealer.unwatch(child.fileno())
+            heard += [(child, message) for message in messages]
+        return heard
+
+    def bury(self, child: ZygoteChild, code: int) -> list[zygote.Message]:
+        """Forget a dead one; return the last that it said."""
+        self._dealer.unwatch(child.fileno())
+        del self._all[child.number]
+        return child.reaped(code)
+
+    def close(self) -> None:
+        """Leave nobody behind."""
+        for child in self._all.values():
+            child.close()
 
 
 def find_dead() -> int:

@@ -17,7 +17,8 @@ class Context:
     """First argument of each script.
 
     Attributes:
-        db: The database; one transaction, begun and committed around the script.
+        db: The database; one transaction, begun and committed around the script, or
+            in a group with autocommit each statement for itself.
         request_id: Names the request in logs.
         caller: Who asked, as far as the broker knows him.
         log: A logger that adds the script and the request to each line.

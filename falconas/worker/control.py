@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from falconas.protocol import Message
+    from falconas.worker.herald import NodeRow
 
 HEARTBEAT_INTERVAL = 1.0
 DRAIN_LINGER = 1.0
@@ -218,6 +219,8 @@ class Control:
         self._losses: deque[Lost] = deque(maxlen=LOSSES)
         self._fresh: set[str] = set()
         self._status: dict[str, Any] = {}
+        self._shown: object = None
+        self._body: dict[str, Any] = {"workers": [], "nodes": []}
 
     def offer(self, manifest: str, body: bytes, *, fresh: bool = False) -> None:
         """Make the scripts of a zygote known; `fresh`: a reload has loaded them."""
@@ -239,22 +242,25 @@ class Control:
         self._losses.append(Lost(id_, worker, state, reason, extras))
         self._report()
 
-    def show(self, status: dict[str, Any], workers: list[bytes]) -> None:
+    def show(
+        self, status: dict[str, Any], workers: list[bytes], nodes: list[NodeRow]
+    ) -> None:
         """Have heartbeats say how this supervisor is, the first at once if it is news.
 
         Args:
             status: What stands in their extras.
             workers: Those alive.
+            nodes: What is known of the nodes; a role that changes is news, and who is
+                up or down, not how its log grows.
         """
-        if status != self._status:
-            self._status = status
-            self._beat(workers)
+        self._body = {"workers": workers, "nodes": nodes}
+        news = (status, [(row.name, row.role, row.up) for row in nodes])
+        if news != self._shown:
+            self._status, self._shown = status, news
+            self._beat()
 
-    def tend(self, workers: list[bytes], now: float) -> list[Order]:
-        """Take in what came, and send what is due; `workers` are alive.
-
-        Returns what the broker wants done.
-        """
+    def tend(self, now: float) -> list[Order]:
+        """Take in what came, and send what is due; return what the broker wants."""
         orders: list[Order] = []
         for message, body in self.dealer.messages(_ACCEPTED):
             if isinstance(message, Order):
@@ -269,7 +275,7 @@ class Control:
             self._watch.missing(now)
         if now >= self._beat_at:
             self._beat_at = now + HEARTBEAT_INTERVAL
-            self._beat(workers)
+            self._beat()
         return orders
 
     def wake_at(self) -> float:
@@ -282,9 +288,9 @@ class Control:
         self.dealer.send(Disconnect(self._supervisor, {}))
         self.dealer.close(DRAIN_LINGER)
 
-    def _beat(self, workers: list[bytes]) -> None:
+    def _beat(self) -> None:
         beat = Heartbeat(self._supervisor, self._supervisor, self._status)
-        self.dealer.send(beat, encode_value(workers))
+        self.dealer.send(beat, encode_value(self._body))
 
     def _receive(self, message: Any, body: bytes) -> None:
         if isinstance(message, Reply):
@@ -300,6 +306,8 @@ class Control:
             log.info("registered with the broker at %s", self.dealer.endpoint)
         self.epoch = message.epoch
         self._watch.welcomed()
+        if not self._welcomed:
+            self._beat_at = -inf  # it knows nothing of the nodes yet
         self._welcomed = True
         self._fresh.clear()
         self._report()

@@ -68,7 +68,7 @@ class WorkerCore:
 
     Args:
         ready: The READY to introduce this worker with, whose extras hold its facts
-            (pid, host, index); `ready`, `holding` and `reason` are added to them.
+            (pid, host, index); `ready`, `holding`, `reason` and `role` are added.
         name: The worker's name for people.
     """
 
@@ -84,6 +84,7 @@ class WorkerCore:
         self._introductions = 0
         self._introduction = b""
         self._reason = ""
+        self._role = "unknown"
         self._announced = False
         self._waiting: dict[bytes, tuple[Request, Any]] = {}
         self._running = b""
@@ -105,7 +106,7 @@ class WorkerCore:
         if self._last is not None:
             holding.append(_dispatch(self._last[0]))
         state = {"ready": self._able, "holding": holding, **self._why()}
-        extras = {**self._ready.extras, **state}
+        extras = {**self._ready.extras, "role": self._role, **state}
         self._announced = self._able
         self._ready_at = now + WELCOME_TIMEOUT
         ready = self._ready._replace(id=self._introduction, extras=extras)
@@ -186,15 +187,18 @@ class WorkerCore:
         self._answer(Reply(id_, kind, code, {**extras, "worker": self.name}), body, now)
         self._ended(now)
 
-    def returned(self, reason: str, now: float) -> None:
+    def returned(self, reason: str, now: float, extras: Extras | None = None) -> None:
         """Give back the running request, whose script did not begin."""
         id_, self._running = self._running, b""
-        self._answer(Return(id_, reason, {}), b"", now)
+        self._answer(Return(id_, reason, extras or {}), b"", now)
         self._ended(now)
 
-    def connection(self, *, sound: bool, now: float, reason: str = "") -> None:
-        """Note whether the database connection is sound."""
+    def connection(
+        self, *, sound: bool, now: float, reason: str = "", role: str = ""
+    ) -> None:
+        """Note whether the database connection is sound, and its node's role."""
         self.sound = sound
+        self._role = role or self._role
         self._reason = "" if sound else reason
         if not self._running:  # else its answer says so
             self._announce(now)

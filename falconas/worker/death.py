@@ -43,6 +43,12 @@ def describe(code: int) -> str:
     return f"exited with code {code}"
 
 
+def state_of(last: Snapshot, *, autocommit: bool) -> str:
+    """Return the state for LOST: under autocommit a script commits while it runs."""
+    commits = autocommit and last.state is State.RUN
+    return State.COMMIT.name if commits else last.state.name
+
+
 def explain(
     code: int, last: Snapshot, kill: Kill | None, blame: str, memory: OutOfMemory
 ) -> tuple[str, dict[str, Any]]:

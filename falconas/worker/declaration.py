@@ -18,7 +18,7 @@ Access = Literal["read", "write"]
 Run = TypeVar("Run", bound=Callable[..., Any])
 
 _OPTIONS = "__falconas__"
-_NAMES = ("access", "idempotent", "budget", "snapshot")
+_NAMES = ("access", "idempotent", "budget", "snapshot", "max_lag")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,7 @@ class Options:
     idempotent: bool = False
     budget: float | None = None
     snapshot: bool = True
+    max_lag: float | None = None
 
 
 @overload
@@ -42,6 +43,7 @@ def script(
     idempotent: bool | None = None,
     budget: float | None = None,
     snapshot: bool = True,
+    max_lag: float | None = None,
 ) -> Callable[[Run], Run]: ...
 
 
@@ -53,6 +55,7 @@ def script(
     idempotent: bool | None = None,
     budget: float | None = None,
     snapshot: bool = True,
+    max_lag: float | None = None,
     **unknown: Any,
 ) -> Any:
     """Declare how `run` is to be served; without it, it may write and is not retried.
@@ -67,6 +70,8 @@ def script(
             for no budget.
         snapshot: A read sees one snapshot throughout. False: each statement is a
             transaction of its own and sees what is committed by then.
+        max_lag: A read runs on no standby that lags by more seconds than that. None:
+            on any that is up.
         unknown: Refused, with the nearest of the options.
     """
     for name in unknown:
@@ -75,17 +80,13 @@ def script(
         raise TypeError(f"@script has no option {name!r}; {hint}")
     if run is not None and not callable(run):
         raise TypeError('options of @script go by name, such as access="read"')
-    if access not in ("read", "write"):
-        raise ValueError(f'access must be "read" or "write", got {access!r}')
-    if budget is not None and not _is_budget(budget):
-        raise ValueError(f"budget must be a number of seconds above 0, got {budget!r}")
-    if access == "write" and not snapshot:
-        raise ValueError("snapshot=False is for reads: a write is one transaction")
+    _check(access, budget, max_lag, snapshot=snapshot)
     options = Options(
         access,
         access == "read" if idempotent is None else bool(idempotent),
         None if budget is None else float(budget),
         snapshot,
+        None if max_lag is None else float(max_lag),
     )
 
     def mark(run: Run) -> Run:
@@ -127,6 +128,11 @@ class Script:
         """Whether a read sees one snapshot throughout."""
         return self.options.snapshot
 
+    @property
+    def max_lag(self) -> float | None:
+        """By how many seconds the node of a read may lag."""
+        return self.options.max_lag
+
     def bind(self, params: dict[str, Any]) -> dict[str, Any]:
         """Return the keyword arguments for `run`; raises `InvalidArgument`."""
         try:
@@ -144,6 +150,7 @@ class Script:
             "access": self.access,
             "idempotent": self.idempotent,
             "budget": self.budget,
+            "max_lag": self.max_lag,
             "hash": self.hash,
             "description": self.description,
             "params": self.parameters.describe(),
@@ -194,7 +201,30 @@ def declared(
     )
 
 
+def _check(access: Any, budget: Any, max_lag: Any, *, snapshot: bool) -> None:
+    """Raise ValueError if the options make no sense by themselves or together."""
+    if access not in ("read", "write"):
+        raise ValueError(f'access must be "read" or "write", got {access!r}')
+    if budget is not None and not _is_budget(budget):
+        raise ValueError(f"budget must be a number of seconds above 0, got {budget!r}")
+    if access == "write" and not snapshot:
+        raise ValueError("snapshot=False is for reads: a write is one transaction")
+    if max_lag is not None and not _is_lag(max_lag):
+        raise ValueError(
+            f"max_lag must be a number of seconds from 0 on, got {max_lag!r}"
+        )
+    if access == "write" and max_lag is not None:
+        raise ValueError('max_lag is for access="read": a write runs on the primary')
+
+
 def _is_budget(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return isfinite(value) and 0 < value <= BUDGET_LIMIT
+    return _is_number(value) and 0 < value <= BUDGET_LIMIT
+
+
+def _is_lag(value: Any) -> bool:
+    return _is_number(value) and value >= 0
+
+
+def _is_number(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and isfinite(value)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from falconas.database.topology import Role
 from falconas.worker.reload import DONE, FAILED
 
 if TYPE_CHECKING:
+    from falconas.database.nodes import NodeSet
+    from falconas.database.topology import Facts
     from falconas.systemd import Notifier
     from falconas.worker.control import Control
     from falconas.worker.policy import Policy
@@ -17,6 +20,30 @@ EXTENSION = 10.0
 EXTEND_INTERVAL = 5.0
 
 log = logging.getLogger(__name__)
+
+
+class NodeRow(NamedTuple):
+    """What HEARTBEAT says of a node.
+
+    Attributes:
+        name: By which READY names it.
+        database: Whose node it is.
+        role: "primary" if it takes writes, "standby", or "unknown".
+        up: It can serve.
+        lag: Seconds that it is behind at most; None where nobody can tell.
+        lsn: Its position in the log.
+        timeline: A primary's.
+        reason: What speaks against it.
+    """
+
+    name: str
+    database: str
+    role: str
+    up: bool
+    lag: float | None
+    lsn: int
+    timeline: int
+    reason: str
 
 
 class Herald:
@@ -37,15 +64,15 @@ class Herald:
 
     def tell(self, policy: Policy, now: float) -> None:
         """Tell what has changed, and from time to time that all is well."""
-        workers = policy.workers()
+        workers, nodes = policy.workers(), rows(policy.roster.nodes, now)
         for news in policy.reloads.take_news():
             if news["state"] == FAILED:
                 log.error("reload failed: %s", news["reason"])
             elif news["state"] == DONE:
                 log.info("reload done")
             self._reload = news
-            self._control.show(self._status(policy), workers)
-        self._control.show(self._status(policy), workers)
+            self._control.show(self._status(policy), workers, nodes)
+        self._control.show(self._status(policy), workers, nodes)
         self._notify(policy, now)
 
     def wake_at(self) -> float:
@@ -77,6 +104,35 @@ class Herald:
             else:
                 self._notifier.ready()
         self._notifier.status(describe(policy))
+
+
+def rows(nodes: NodeSet, now: float) -> list[NodeRow]:
+    """Return what the broker is to know of the nodes that have been probed.
+
+    It does not compare timelines: a primary that another has outrun is down for it, and
+    of two that are equals neither takes writes.
+    """
+    return [
+        NodeRow(
+            facts.name,
+            facts.database,
+            _role(facts, nodes),
+            facts.up and not facts.reason,
+            facts.lag,
+            facts.lsn,
+            facts.timeline,
+            facts.reason,
+        )
+        for facts in nodes.facts(now)
+        if nodes.state(facts.name).health.known
+    ]
+
+
+def _role(facts: Facts, nodes: NodeSet) -> str:
+    contested = not facts.reason and not nodes.suits(facts.name, "write")
+    if facts.role is Role.PRIMARY and contested:
+        return Role.UNKNOWN.value
+    return facts.role.value
 
 
 def describe(policy: Policy) -> str:

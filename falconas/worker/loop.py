@@ -40,6 +40,10 @@ class Connection(Protocol):
 
     sound: bool
 
+    @property
+    def role(self) -> str:
+        """The node's: "primary", "standby" or "unknown"."""
+
     def fileno(self) -> int:
         """Return the socket to poll."""
 
@@ -235,10 +239,10 @@ class WorkerLoop:
             self._core.connection(sound=False, now=now, reason="connection lost")
         if self._stopping:
             self._core.drain(now)
-        if outcome.returnable:
-            self._core.returned("no database connection", now)
+        kind, code, body, extras, unserved = outcome
+        if unserved is not None:
+            self._core.returned(unserved.reason, now, unserved.extras)
         else:
-            kind, code, body, extras, _ = outcome
             self._core.replied(kind, code, body, extras, now)
             self._slot.count(error=code != 0)
         self._flush()
@@ -270,7 +274,8 @@ class WorkerLoop:
         if self._trouble:
             log.info("connected to the database")
             self._trouble = ""
-        self._core.connection(sound=True, now=self._connected_at)
+        role = self._connection.role
+        self._core.connection(sound=True, now=self._connected_at, role=role)
 
     def _check_connection(self) -> None:
         """Find out why an idle connection is readable: a notice, or its end."""
@@ -286,13 +291,14 @@ class WorkerLoop:
         self._watched = -1
         self._connection.close()
         self._connection = self._runner = None
+        self._connect_at = now
         if now - self._connected_at >= STEADY:
             self._backoff.reset()
+        elif not planned:
+            self._connect_at = now + self._backoff.next()
         if planned:
-            self._connect_at = now
             self._core.connection(sound=False, now=now, reason=reason)
         else:
-            self._connect_at = now + self._backoff.next()
             self._complain(reason, now)
 
     def _complain(self, trouble: str, now: float) -> None:

@@ -6,8 +6,9 @@ import os
 import signal
 import socket
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from falconas.database.inventory import groups_of, session_parameters
 from falconas.database.session import Session
 from falconas.protocol import HEADER_LIMIT, Ready
 from falconas.worker.control import Dealer
@@ -20,10 +21,11 @@ from falconas.worker.upkeep import Upkeep
 
 if TYPE_CHECKING:
     from falconas.config import Settings
-    from falconas.settings import Database
+    from falconas.settings import Group
     from falconas.worker.capture import Output
     from falconas.worker.scripts import Library
     from falconas.worker.slot import Slot
+    from falconas.worker.zygote import Spawn
 
 PARAMS_BYTES = 64 << 20  # at least; the broker decides what it lets through
 
@@ -32,34 +34,36 @@ def main(
     settings: Settings,
     library: Library,
     slot: Slot,
+    spawn: Spawn,
     *,
-    worker: bytes,
     supervisor: bytes,
-    place: int,
     output: Output | None = None,
 ) -> int:
-    """Be the worker `worker` until SIGTERM; return the exit code."""
-    host = socket.gethostname()
-    name = f"{host}/{place}"
-    node = settings.database.node
-    facts = {"pid": os.getpid(), "host": host, "index": place, "name": name}
-    group = settings.worker.group
-    ready = Ready(worker, worker, supervisor, group, library.hash, node, facts)
+    """Be the worker that `spawn` says until SIGTERM; return the exit code."""
+    group = groups_of(settings)[spawn.group]
+    ready = introduction(spawn, supervisor, library.hash)
+    name = ready.extras["name"]
     frame_bytes = max(PARAMS_BYTES, settings.broker.params_bytes, HEADER_LIMIT)
 
     interrupts, forks = Interrupts(slot.is_cancelled), Forks()
     forks.in_child(interrupts.stop)
-    tools: dict[str, Any] = {"interrupts": interrupts, "forks": forks}
-    limit = settings.broker.result_bytes
-
-    def serve_on(session: Any) -> Runner:
-        return Runner(library, session, slot, node=node, result_bytes=limit, **tools)
+    serve_on = partial(
+        Runner,
+        library,
+        slot=slot,
+        result_bytes=settings.broker.result_bytes,
+        interrupts=interrupts,
+        forks=forks,
+        node=spawn.node,
+        database=group.database,
+        autocommit=group.autocommit,
+    )
 
     loop = WorkerLoop(
         WorkerCore(ready, name),
         Dealer(settings.worker.backend, frame_bytes),
         slot,
-        partial(connect, settings.database, f"falconas/{name}"),
+        partial(connect, spawn.dsn, group, f"falconas/{name}", settings.database.reset),
         serve_on,
         Upkeep(slot, forks, output),
     )
@@ -69,10 +73,21 @@ def main(
     return 0
 
 
-def connect(database: Database, application: str) -> Session:
-    """Open the worker's connection."""
+def introduction(spawn: Spawn, supervisor: bytes, manifest: str) -> Ready:
+    """Say who this process is."""
+    host, index, worker = socket.gethostname(), spawn.place, spawn.worker
+    name = f"{host}/{index}"
+    facts = {"pid": os.getpid(), "host": host, "index": index, "name": name}
+    return Ready(worker, worker, supervisor, spawn.group, manifest, spawn.node, facts)
+
+
+def connect(dsn: str, group: Group, application: str, reset: str) -> Session:
+    """Open the worker's connection, with the session that its group asks for."""
     return Session.connect(
-        database.dsn, application_name=application, reset=database.reset
+        dsn,
+        application_name=application,
+        settings=session_parameters(group),
+        reset=reset,
     )
 
 

@@ -3,8 +3,12 @@
 A *place* is a slot and what lives in it. It is empty, being filled (SPAWN is with the
 zygote), or has a process. There are more places than workers: one that is to be
 replaced, because its scripts are old or it has served long enough, gets a replacement
-in a spare place first, and is told to finish when that one is ready. Of all workers at
-most a share is being replaced at once.
+in a spare place first, and is told to finish when that one is ready. Of the workers of
+a group at most a share is being replaced at once.
+
+A worker has one node for life. One that should have another one is replaced like that
+too; but one whose node is down leaves at once if another is usable. There is room for
+its successor even if it hangs.
 
 Workers are spawned one after the other, so that an answer of the zygote never has to
 be guessed at. A worker that dies young leaves its place empty for a while that doubles;
@@ -19,23 +23,26 @@ from typing import NamedTuple
 
 from falconas.settings import Worker
 from falconas.worker import nursery
-from falconas.worker.backoff import Backoff
 from falconas.worker.nursery import YOUNG, Nursery
 from falconas.worker.places import Place, Places
-from falconas.worker.reload import Reloads
+from falconas.worker.rollout import Rollout
+from falconas.worker.roster import Farewell, Roster
 from falconas.worker.snapshot import Snapshot, State
 from falconas.worker.wear import Limits
 
 SPAWN_TIMEOUT = 5.0
 BOOT_DEATHS = 3
 SLACK = 1.0  # what a request may take beyond its deadline until its verdict
+LEAVE_TIMEOUT = 2.0  # for whoever has no request in hand
 
 
 class Spawn(NamedTuple):
-    """Have the zygote in service fork a worker."""
+    """Have the zygote in service fork a worker for a group and a node."""
 
     place: int
     worker: bytes
+    group: str
+    node: str
 
 
 class Signal(NamedTuple):
@@ -52,7 +59,15 @@ class Retire(NamedTuple):
     reason: str
 
 
-Action = nursery.Action | Spawn | Signal | Retire
+class Leave(NamedTuple):
+    """Ask a worker to finish, or end it (`hard`), because its node is of no use."""
+
+    pid: int
+    reason: str
+    hard: bool
+
+
+Action = nursery.Action | Spawn | Signal | Retire | Leave
 
 
 class Policy:
@@ -60,7 +75,7 @@ class Policy:
 
     Args:
         worker: How workers are to be.
-        count: How many of them to keep alive.
+        roster: How many of which group to keep alive, and on which nodes.
         random: A number from 0 to 1, for jitter.
         new_id: A new worker's uuid.
     """
@@ -68,13 +83,16 @@ class Policy:
     def __init__(
         self,
         worker: Worker,
-        count: int,
+        roster: Roster,
         random: Callable[[], float],
         new_id: Callable[[], bytes],
     ) -> None:
-        self.places = Places(count, random)
+        sizes = {group.name: group.workers for group in roster.groups.values()}
+        self.roster = roster
+        self.places = Places(sizes, roster.guests, random)
         self.nursery = Nursery(worker.boot_timeout, random)
-        self.reloads = Reloads()
+        self._rollout = Rollout(worker, self.places, roster, self.nursery, random)
+        self.reloads = self._rollout.reloads
         self.draining = False
         self._worker = worker
         self._random = random
@@ -83,10 +101,7 @@ class Policy:
         self._killing = False
         self._boot_deaths = 0
         self._proven = False
-        self._halted = 0  # the generation that is not rolled out any further
-        self._roll_backoff = Backoff(0.1, 30.0, random)
-        self._roll_failures = 0
-        self._roll_at = -inf
+        self._vacant: dict[str, list[str]] = {}  # the nodes of those who are missing
         self._actions: list[Action] = []
 
     # What happens
@@ -121,10 +136,12 @@ class Policy:
         for place, slot in zip(self.places, slots, strict=True):
             if not place.pid or slot.pid != place.pid:
                 continue
+            if place.ready and not slot.ready and not place.retiring:
+                self.roster.doubt(place.node, "a worker is not ready any more", now)
             place.ready = slot.ready
             if slot.state is not State.BOOT:
                 place.booted = self._proven = True
-            if slot.state is State.RUN and place.retiring:
+            if slot.state in (State.RUN, State.COMMIT) and place.retiring:
                 place.kill_at = max(place.kill_at, slot.deadline + SLACK)
             place.worn = place.worn or place.limits.reason(slot, now - place.since)
 
@@ -145,13 +162,12 @@ class Policy:
             return
         if last.state is not State.BOOT:
             self._proven = True
-        elif not murdered and not self.draining:
+        elif not murdered and not place.leaving and not self.draining:
             self._boot_failed(f"(the last one {reason})")
-        for other in self.places:
-            if other.replaces == place.index:
-                other.replaces = -1
-        if place.replaces >= 0:
-            self._replacement_died(reason, now)
+        was_to_replace = place.replaces >= 0
+        self.places.release(place)
+        if was_to_replace:
+            self._rollout.died(reason, now)
             place.vacate()
         elif last.served or place.retiring or now - place.since >= YOUNG:
             place.backoff.reset()
@@ -190,10 +206,12 @@ class Policy:
             self.reloads.begin()
             self.nursery.begin(now)
         if pending is None and self.nursery.promote():
-            self._begin_to_roll()
+            self._rollout.begin()
         self._actions.extend(self.nursery.tick(now))
+        self.roster.look(now)
         if not self.draining:
-            self._roll(now)
+            self._settle(now)
+            self._retire(now)
             self._fill(now)
         actions, self._actions = self._actions, []
         return actions
@@ -220,7 +238,8 @@ class Policy:
 
     def wake_at(self) -> float:
         """Return when `tick` has work next, if nothing happens before."""
-        due = [self._drain_at, self.nursery.wake_at(), self._roll_until()]
+        due = [self._drain_at, self.nursery.wake_at(), self._rollout.fails_at()]
+        due.append(self.roster.wake_at())
         due.extend(p.kill_at for p in self.places if p.pid)
         pending = self.places.pending()
         if pending is not None and self.nursery.forks:
@@ -230,11 +249,11 @@ class Policy:
         if self.nursery.can_promote and pending is None:
             due.append(-inf)
         if self._may_spawn():
-            if self.places.missing() > 0:
+            if any(map(self._is_vacant, self._vacant)):
                 due.append(-inf)
             due.extend(p.not_before for p in self.places if p.not_before)
-            if self._next_old() is not None:
-                due.append(self._roll_at)
+            if self._rollout.next() is not None:
+                due.append(self._rollout.not_before)
         return min(due)
 
     def _may_spawn(self) -> bool:
@@ -258,6 +277,28 @@ class Policy:
         if self._boot_deaths >= BOOT_DEATHS and not self._proven:
             self.nursery.fatal = f"no worker comes up {reason}"
 
+    def _settle(self, now: float) -> None:
+        """Have those leave who must, and see who should be elsewhere."""
+        for place, farewell in self.roster.farewells(self.places):
+            self._leave(place, farewell, now)
+        self._vacant = self.roster.assign(self.places, now)
+
+    def _leave(self, place: Place, farewell: Farewell, now: float) -> None:
+        dying = place.kill_at == inf
+        if place.retiring and (dying or not farewell.hard):
+            return
+        place.retiring = place.leaving = True
+        place.kill_at = inf if farewell.hard else now + LEAVE_TIMEOUT
+        self.places.release(place)
+        self._actions.append(Leave(place.pid, *farewell))
+
+    def _retire(self, now: float) -> None:
+        """Let those finish whose replacements are ready."""
+        for old, reason in self._rollout.replaced(now):
+            old.retiring = True
+            old.kill_at = now + self._worker.drain_timeout
+            self._actions.append(Retire(old.pid, reason))
+
     def _fill(self, now: float) -> None:
         """Spawn one worker if one is missing, or else if one is to be replaced."""
         if not self._may_spawn():
@@ -265,78 +306,23 @@ class Policy:
         for place in self.places:
             if now >= place.not_before:
                 place.not_before = 0.0
-        if self.places.missing() > 0:
-            self._spawn(-1, now)
-        elif now >= self._roll_at and (old := self._next_old()) is not None:
-            self._spawn(old.index, now)
+        group = next(filter(self._is_vacant, self._vacant), None)
+        if group is not None:
+            self._spawn(group, self._vacant[group][0], now)
+        elif now >= self._rollout.not_before and (old := self._rollout.next()):
+            new = self._spawn(old.group, old.target, now)
+            new.replaces, new.reason = old.index, self._rollout.reason(old)
 
-    def _spawn(self, replaces: int, now: float) -> None:
-        place = self.places.free()
+    def _is_vacant(self, group: str) -> bool:
+        """Tell whether somebody of a group is missing and can be spawned."""
+        return self.places.missing(group) > 0 and self.places.free(group) is not None
+
+    def _spawn(self, group: str, node: str, now: float) -> Place:
+        place = self.places.free(group)
         assert place is not None
-        place.worker, place.since = self._new_id(), now
+        place.settle(self._new_id(), group, node, now)
         place.manifest = self.nursery.manifest
         place.generation = self.nursery.generation
         place.limits = Limits.draw(self._worker, self._random)
-        place.replaces = replaces
-        self._actions.append(Spawn(place.index, place.worker))
-
-    # Replacing workers
-
-    def _next_old(self) -> Place | None:
-        """Return the worker to be replaced next, None if none is, or not yet."""
-        places = self.places
-        if places.under_way() >= places.share or places.free() is None:
-            return None
-        replaced = {place.replaces for place in self.places}
-        due = [p for p in self.places if self._is_due(p) and p.index not in replaced]
-        return min(due, key=lambda place: place.since, default=None)
-
-    def _is_due(self, place: Place) -> bool:
-        if not place.pid or place.retiring or place.replaces >= 0:
-            return False
-        return place.worn != "" or self._is_old(place)
-
-    def _is_old(self, place: Place) -> bool:
-        generation = self.nursery.generation
-        return generation not in (place.generation, self._halted)
-
-    def _begin_to_roll(self) -> None:
-        self.reloads.roll()
-        self._roll_failures, self._roll_at = 0, -inf
-        self._roll_backoff.reset()
-
-    def _roll(self, now: float) -> None:
-        """Let those finish whose replacements are ready."""
-        for place in self.places:
-            if place.replaces >= 0 and place.ready:
-                old, place.replaces = self.places[place.replaces], -1
-                old.retiring = True
-                old.kill_at = now + self._worker.drain_timeout
-                reason = old.worn or "its scripts are old"
-                self._actions.append(Retire(old.pid, reason))
-                self._roll_failures = 0
-                self._roll_backoff.reset()
-        if self.reloads.rolling and not any(
-            place.worker and (self._is_old(place) or place.replaces >= 0)
-            for place in self.places
-        ):
-            self.reloads.end()
-        elif now >= self._roll_until():
-            self.reloads.end(
-                f"new workers are not ready after {self._worker.boot_timeout:g} s: is"
-                " there a database? They replace the old ones when they are"
-            )
-
-    def _roll_until(self) -> float:
-        """Return when a reload has failed unless a new worker gets ready before."""
-        if not self.reloads.rolling:
-            return inf
-        new = [place.since for place in self.places if place.replaces >= 0]
-        return min(new, default=inf) + self._worker.boot_timeout
-
-    def _replacement_died(self, reason: str, now: float) -> None:
-        self._roll_at = now + self._roll_backoff.next()
-        self._roll_failures += 1
-        if self._roll_failures >= BOOT_DEATHS and self.reloads.rolling:
-            self._halted = self.nursery.generation
-            self.reloads.end(f"new workers do not come up: the last one {reason}")
+        self._actions.append(Spawn(place.index, place.worker, group, node))
+        return place

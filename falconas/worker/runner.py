@@ -16,11 +16,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 from falconas.codec import encode_params, encode_result
 from falconas.database.facade import Database, Lease
-from falconas.database.session import ConnectFailed, Session, SessionLost
+from falconas.database.session import ConnectFailed, Session
+from falconas.database.unserved import Unserved
 from falconas.errors import (
     Cancelled,
     Code,
@@ -32,12 +33,12 @@ from falconas.errors import (
     Unavailable,
 )
 from falconas.protocol import Kind, Request
-from falconas.worker.attempt import Attempt
+from falconas.worker.attempt import Attempt, min_lsn
 from falconas.worker.context import Context
 from falconas.worker.forks import Forks
 from falconas.worker.interrupt import Cause, Interrupted, Interrupts
 from falconas.worker.scripts import Library, Script, load
-from falconas.worker.slot import Spoiled, State
+from falconas.worker.slot import NoSlot, SlotLike, Spoiled, State
 from falconas.worker.verdict import pack_error
 
 log = logging.getLogger(__name__)
@@ -57,33 +58,6 @@ _DEFERRED = signal.valid_signals() - {
 }
 
 
-class SlotLike(Protocol):
-    """Where the runner says what it does; see `falconas.worker.slot`."""
-
-    def enter(self, state: State, id: bytes = b"", deadline: float = 0.0) -> None:  # noqa: A002
-        """Note the state and the request that it is about."""
-
-    def is_cancelled(self) -> bool:
-        """Tell whether the request that was started last is to be cancelled."""
-
-    def spoil(self, reason: Spoiled) -> None:
-        """Note why this worker should be replaced."""
-
-
-class NoSlot:
-    """For a runner that nobody watches."""
-
-    def enter(self, state: State, id: bytes = b"", deadline: float = 0.0) -> None:  # noqa: A002
-        """Note nothing."""
-
-    def is_cancelled(self) -> bool:
-        """Nobody cancels."""
-        return False
-
-    def spoil(self, reason: Spoiled) -> None:
-        """Note nothing."""
-
-
 class Outcome(NamedTuple):
     """What to reply.
 
@@ -91,16 +65,30 @@ class Outcome(NamedTuple):
         kind: OK or ERROR.
         code: The code of the error, `Code.OK` otherwise.
         body: The packed result, or the error's map.
-        extras: Who served it: node, hash of the script, `run_us`.
-        returnable: The connection failed before the script was started. The request
-            may be RETURNed to the broker instead of replied to.
+        extras: Who served it: node, hash of the script, `run_us`. Of a write, `lsn`:
+            by which position of its database's log it was committed. `conflict`: the
+            recovery of a standby ended it. `lost`: the end of the connection did.
+        unserved: The node kept the script from being started. The request may be
+            RETURNed to the broker instead of replied to.
     """
 
     kind: Kind
     code: Code
     body: bytes
     extras: dict[str, Any]
-    returnable: bool = False
+    unserved: Unserved | None = None
+
+
+class Home(TypedDict, total=False):
+    """Where a session leads.
+
+    `node` and `database` are names for scripts and callers, "main" by default. Under
+    `autocommit` each statement of a script is a transaction of its own.
+    """
+
+    node: str
+    database: str
+    autocommit: bool
 
 
 class Runner:
@@ -113,12 +101,12 @@ class Runner:
         library: The scripts.
         session: The connection to serve on.
         slot: Told each state.
-        node: Name of the session's node, for scripts and callers.
         result_bytes: The largest result.
         escape: Exceptions of a script that are not turned into an outcome; for
             programs that want their Ctrl-C.
         interrupts: What stops a script; without, it runs as long as it likes.
         forks: Knows whether this process is a copy that a script made.
+        home: Where the session leads.
     """
 
     def __init__(
@@ -127,15 +115,17 @@ class Runner:
         session: Session,
         slot: SlotLike,
         *,
-        node: str = "main",
         result_bytes: int = RESULT_BYTES,
         escape: tuple[type[BaseException], ...] = (),
         interrupts: Interrupts | None = None,
         forks: Forks | None = None,
+        **home: Unpack[Home],
     ) -> None:
         self.library = library
         self.session = session
-        self.node = node
+        self.node = home.get("node", "main")
+        self._database = home.get("database", "main")
+        self._autocommit = home.get("autocommit", False)
         self._slot = slot
         self.result_bytes = result_bytes
         self._escape = escape
@@ -146,18 +136,23 @@ class Runner:
         """Serve `request`; `deadline` is on the clock of `time.monotonic`."""
         began = time.monotonic()
         extras: dict[str, Any] = {"node": self.node}
-        returnable = False
         try:
             script = self._find(request.script, deadline)
             extras["hash"] = script.hash
-            packed = self._serve(script, request, body, deadline)
+            packed, lsn = self._serve(script, request, body, deadline)
+            if lsn is not None:
+                extras["lsn"] = {self._database: lsn}
             outcome = Outcome(Kind.OK, Code.OK, packed, extras)
-        except SessionLost as error:
-            returnable = True
-            outcome = _failed(Unavailable(str(error), retry_safe=True), extras)
+        except Unserved as error:
+            failure = Unavailable(str(error), retry_safe=True)
+            outcome = _failed(failure, extras)._replace(unserved=error)
         except FalconError as error:
             if self.session.doubtful and error.started is Started.YES:
                 error.started, error.retry_safe = Started.UNKNOWN, False
+            if self.session.conflict and error.code is Code.ABORTED:
+                extras["conflict"] = True
+            elif self.session.lost and error.code is Code.UNAVAILABLE:
+                extras["lost"] = True
             outcome = _failed(error, extras)
         except self._escape:
             raise
@@ -168,7 +163,7 @@ class Runner:
             )
         extras["run_us"] = int((time.monotonic() - began) * 1e6)
         self._slot.enter(State.REPLY)
-        return outcome._replace(returnable=returnable)
+        return outcome
 
     def reset(self) -> bool:
         """Sweep the session after the reply; False: it needs to be replaced."""
@@ -192,7 +187,8 @@ class Runner:
 
     def _serve(
         self, script: Script, request: Request, body: bytes, deadline: float
-    ) -> bytes:
+    ) -> tuple[bytes, int | None]:
+        lsn = min_lsn(request, self._database)
         id_ = request.id if isinstance(request.id, bytes) else request.id.encode()
         if script.budget is not None:
             deadline = min(deadline, time.monotonic() + script.budget)
@@ -202,26 +198,26 @@ class Runner:
             raise Cancelled("cancelled before the start", retry_safe=True)
         lease = Lease(self.session)
         context = self._context(script, request, lease, deadline)
-        attempt = Attempt(self.session, script, context, body)
+        attempt = Attempt(self.session, script, context, body, self._autocommit, lsn)
         packed = self._call(attempt, lease, request)
         self.session.verify()
         if script.access == "write" and self.session.touched:
             self._slot.enter(State.COMMIT, id_, deadline)
-            self._commit(attempt)
-        else:
-            self._check_end(attempt)
-        return packed
+            return packed, self._commit(attempt)
+        self._check_end(attempt)
+        return packed, None
 
-    def _commit(self, attempt: Attempt) -> None:
-        committed = False
+    def _commit(self, attempt: Attempt) -> int | None:
+        committed, lsn = False, None
         try:
             with _uninterrupted():
                 self._check_end(attempt)
-                self.session.commit()
+                lsn = self.session.commit()
                 committed = True
         except BaseException:
             if not committed:  # else a signal that waited, and comes too late
                 raise
+        return lsn
 
     def _check_end(self, attempt: Attempt) -> None:
         """Raise if the time ran out, or a cancel came, while nothing interrupted."""
@@ -295,8 +291,8 @@ def run_script(
     params: Mapping[str, Any],
     *,
     budget: float = BUDGET,
-    node: str = "main",
     result_bytes: int = RESULT_BYTES,
+    **home: Unpack[Home],
 ) -> Outcome:
     """Run one script in this process, as a worker would: writes are committed.
 
@@ -319,10 +315,10 @@ def run_script(
         library,
         session,
         NoSlot(),
-        node=node,
         result_bytes=result_bytes,
         escape=(KeyboardInterrupt,),
         interrupts=interrupts,
+        **home,
     )
     request = Request(os.urandom(16), name, budget, {"accept": ["ext"]})
     try:

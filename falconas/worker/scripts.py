@@ -14,14 +14,16 @@ import os
 import stat
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from falconas.config import ConfigError
+from falconas.database.inventory import group_for
 from falconas.protocol import is_script_name
+from falconas.settings import Group
 from falconas.worker.declaration import Access, Options, Script, declared, script
 from falconas.worker.parameters import SignatureError
 
@@ -55,13 +57,26 @@ class Library:
 
     scripts: dict[str, Script] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
+    groups: dict[str, str] = field(default_factory=dict)
 
     @property
     def hash(self) -> str:
         """Name of this set of scripts: equal on two hosts means equal scripts."""
         lines = [f"{name} {found.hash}" for name, found in self.scripts.items()]
         lines += [f"{name} {text}" for name, text in self.errors.items()]
+        lines += [f"{name} of {group}" for name, group in self.groups.items()]
         return _digest("\n".join(sorted(lines)).encode())
+
+    def assign(self, groups: Mapping[str, Group]) -> Library:
+        """Give each script to its group; one that none may serve becomes an error."""
+        for name in (*self.scripts, *self.errors):
+            if (group := group_for(name, groups)) is not None:
+                self.groups[name] = group
+        for name, found in list(self.scripts.items()):
+            if error := _objection(found, self.groups.get(name), groups):
+                self.errors[name] = error
+                del self.scripts[name]
+        return self
 
     def manifest(self) -> dict[str, Any]:
         """Return the catalogue: plain values, scripts that do not load included."""
@@ -71,11 +86,14 @@ class Library:
                 "access": "write",
                 "idempotent": False,
                 "budget": None,
+                "max_lag": None,
                 "hash": _digest(text.encode()),
                 "description": "",
                 "params": [],
                 "error": text,
             }
+        for name, entry in entries.items():
+            entry["group"] = self.groups.get(name)
         return {"scripts": dict(sorted(entries.items()))}
 
 
@@ -239,6 +257,18 @@ def _content(path: Path) -> bytes:
         return path.read_bytes() if path.is_file() else b""
     except OSError:
         return b""  # the script that imports it says so
+
+
+def _objection(script: Script, group: str | None, groups: Mapping[str, Group]) -> str:
+    """Say why no group can serve a script, nothing if one can."""
+    if group is None:
+        return f"no group has a pattern for it; groups: {', '.join(groups)}"
+    if script.access == "write" and groups[group].access == "read":
+        return (
+            f'it writes, and its group {group} has access = "read"; declare it'
+            ' @script(access="read"), or give it to another group'
+        )
+    return ""
 
 
 def _digest(data: bytes) -> str:

@@ -21,6 +21,7 @@ import fcntl
 import mmap
 import os
 import struct
+from typing import Protocol
 
 from falconas.worker.snapshot import Snapshot, Spoiled, State
 
@@ -28,7 +29,9 @@ __all__ = [
     "CELLS",
     "ID_BYTES",
     "SLOT_BYTES",
+    "NoSlot",
     "Slot",
+    "SlotLike",
     "SlotTable",
     "Snapshot",
     "Spoiled",
@@ -42,6 +45,33 @@ READS = 64
 
 _SEQUENCE, _STATE, _ID_HIGH, _ID_LOW, _DEADLINE, _SERVED, _ERRORS, _PID = range(8)
 _READY, _MEMORY, _THREADS, _FDS, _SPOILED, _CANCEL_HIGH, _CANCEL_LOW = range(8, 15)
+
+
+class SlotLike(Protocol):
+    """Where the runner says what it does; a `Slot`."""
+
+    def enter(self, state: State, id: bytes = b"", deadline: float = 0.0) -> None:  # noqa: A002
+        """Note the state and the request that it is about."""
+
+    def is_cancelled(self) -> bool:
+        """Tell whether the request that was started last is to be cancelled."""
+
+    def spoil(self, reason: Spoiled) -> None:
+        """Note why this worker should be replaced."""
+
+
+class NoSlot:
+    """For a runner that nobody watches."""
+
+    def enter(self, state: State, id: bytes = b"", deadline: float = 0.0) -> None:  # noqa: A002
+        """Note nothing."""
+
+    def is_cancelled(self) -> bool:
+        """Nobody cancels."""
+        return False
+
+    def spoil(self, reason: Spoiled) -> None:
+        """Note nothing."""
 
 
 class Slot:

@@ -1,8 +1,8 @@
 """One host's supervisor: keeps a zygote and the workers alive, and tells the broker.
 
 What to do is decided in `policy` and `watchdog`; here it is done. The loop waits for
-signals (also SIGCHLD), the zygotes' channels and the broker at once, and never blocks
-elsewhere.
+signals (also SIGCHLD), the channels of zygotes and probe and the broker at once, and
+never blocks elsewhere.
 """
 
 from __future__ import annotations
@@ -17,17 +17,21 @@ import uuid
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from falconas.database.inventory import chosen, groups_of, only_node
 from falconas.messages import Cancel, Drain, Reload
 from falconas.systemd import Notifier
-from falconas.worker import capture
-from falconas.worker.children import ZygoteChild, find_dead
+from falconas.worker import capture, zygote
+from falconas.worker.children import Zygotes, find_dead
 from falconas.worker.control import Control
-from falconas.worker.death import OutOfMemory, describe, explain
+from falconas.worker.death import OutOfMemory, describe, explain, state_of
+from falconas.worker.grouping import groups_to_place, write_share
 from falconas.worker.guard import Guard, kill_group, send
 from falconas.worker.herald import Herald
 from falconas.worker.nursery import AdoptZygote, KillZygote, StartZygote
-from falconas.worker.policy import Policy, Retire, Signal, Spawn
+from falconas.worker.outlook import Outlook
+from falconas.worker.policy import Leave, Policy, Retire, Spawn
 from falconas.worker.reload import changes, refusal
+from falconas.worker.roster import Roster
 from falconas.worker.slot import ID_BYTES, SlotTable
 from falconas.worker.zygote import Boot, Manifest, Spawned
 
@@ -35,10 +39,11 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from falconas.config import Settings
+    from falconas.database.nodes import Change
+    from falconas.worker.children import ZygoteChild
     from falconas.worker.control import Order
     from falconas.worker.places import Place
     from falconas.worker.policy import Action
-    from falconas.worker.zygote import Message
 
 PR_SET_CHILD_SUBREAPER = 36
 STOPS = (signal.SIGTERM, signal.SIGINT)
@@ -70,24 +75,27 @@ class Supervisor:
 
     def __init__(self, settings: Settings) -> None:
         worker = settings.worker
-        count = worker.count or os.cpu_count() or 1
         self._settings = settings
+        self._groups = groups_of(settings)
+        places = groups_to_place(settings)
         self._uuid = uuid.uuid4().bytes
-        self._policy = Policy(worker, count, random.random, lambda: uuid.uuid4().bytes)
-        facts = {
-            "pid": os.getpid(),
-            "group": worker.group,
-            "count": count,
-            "node": settings.database.node,
-        }
+        sizes = {name: group.size for name, group in self._groups.items()}
+        facts = {"pid": os.getpid(), "count": sum(sizes.values()), "groups": sizes}
         host = socket.gethostname()
         self._control = Control(worker.control, self._uuid, host, facts)
-        places = len(self._policy.places)
-        self._slots = SlotTable.create(places)
-        self._outputs = capture.make(places)
-        self._guard = Guard(self._slots, places, worker.boot_timeout)
+        dealer = self._control.dealer
+        self._outlook = Outlook(settings, dealer)
+        roster = Roster(
+            places, self._outlook.nodes, discovers=only_node(settings) is None
+        )
+        self._policy = Policy(worker, roster, random.random, lambda: uuid.uuid4().bytes)
+        count = len(self._policy.places)
+        self._slots = SlotTable.create(count)
+        self._outputs = capture.make(count)
+        self._guard = Guard(self._slots, count, worker.boot_timeout)
         self._memory = OutOfMemory()
-        self._zygotes: dict[int, ZygoteChild] = {}  # by number
+        boot = Boot(settings, self._uuid, os.getpid(), count, self._outputs)
+        self._zygotes = Zygotes(boot, self._slots.fd, dealer)
         self._adopted: ZygoteChild | None = None
         self._herald = Herald(self._control, Notifier())
         self._signals: list[int] = []
@@ -120,7 +128,7 @@ class Supervisor:
         return self._code
 
     def _turn(self, wakeup: socket.socket) -> None:
-        parts = (self._policy, self._control, self._guard, self._herald)
+        parts = (self._policy, self._control, self._guard, self._herald, self._outlook)
         due = min(part.wake_at() for part in parts)
         ready = self._control.dealer.wait(due - monotonic())
         if wakeup.fileno() in ready:
@@ -137,8 +145,11 @@ class Supervisor:
             self._trim()
         for action in self._policy.tick(now):
             self._perform(action)
+        for note in self._policy.roster.take_notes():
+            log.log(logging.WARNING if note.alarm else logging.INFO, "%s", note.text)
+        self._outlook.tend(now)
         self._herald.tell(self._policy, now)
-        for order in self._control.tend(self._policy.workers(), now):
+        for order in self._control.tend(now):
             self._obey(order, now)
 
     # Orders
@@ -178,19 +189,22 @@ class Supervisor:
             kill_group(pid)  # before its id can be somebody else's
         _, status = os.waitpid(pid, 0)
         code = os.waitstatus_to_exitcode(status)
-        for zygote in self._zygotes.values():
-            if zygote.pid == pid:
-                self._bury_zygote(zygote, code, now)
-                return
-        if place is not None:
+        child = self._zygotes.of(pid)
+        if child is not None:
+            self._bury_zygote(child, code, now)
+        elif place is not None:
             self._bury_worker(place, code, now)
-        # Others are orphans of scripts, which only a parent can put to rest.
+        else:
+            # Others are orphans of scripts, which only a parent can put to rest.
+            self._outlook.reaped(pid, code, now)
 
     def _bury_worker(self, place: Place, code: int, now: float) -> None:
         last, kill, blame = self._guard.end(place.index, now)
         reason, extras = explain(code, last, kill, blame, self._memory)
         if last.pid == place.pid:  # else nobody knows what it had started
-            self._control.lost(place.worker, last.id, last.state.name, reason, extras)
+            group = self._groups.get(place.group)
+            state = state_of(last, autocommit=group is not None and group.autocommit)
+            self._control.lost(place.worker, last.id, state, reason, extras)
         facts: dict[str, object] = {"pid": place.pid, "index": place.index}
         clean = code == 0 and (self._policy.draining or place.retiring)
         level = logging.INFO if clean else logging.WARNING
@@ -203,14 +217,12 @@ class Supervisor:
         self._policy.exited(place.pid, last, now, reason=reason, murdered=murdered)
         self._control.retain(self._policy.manifests())
 
-    def _bury_zygote(self, zygote: ZygoteChild, code: int, now: float) -> None:
-        self._control.dealer.unwatch(zygote.fileno())
-        for message in zygote.reaped(code):
-            self._take(zygote, message, now)
-        del self._zygotes[zygote.number]
-        why = zygote.failure or f"the zygote {describe(code)}"
-        needed = zygote.number == self._policy.nursery.current
-        self._policy.zygote_exited(zygote.number, why, now)
+    def _bury_zygote(self, child: ZygoteChild, code: int, now: float) -> None:
+        for message in self._zygotes.bury(child, code):
+            self._take(child, message, now)
+        why = child.failure or f"the zygote {describe(code)}"
+        needed = child.number == self._policy.nursery.current
+        self._policy.zygote_exited(child.number, why, now)
         if needed and not self._policy.fatal and not self._policy.draining:
             log.warning("the zygote is replaced: %s", why)
 
@@ -220,80 +232,92 @@ class Supervisor:
                 facts = {"index": index, "bytes": lost}
                 log.warning("output of a running request was cut off", extra=facts)
 
-    # Zygotes
+    # What children say
 
     def _hear(self, now: float) -> None:
-        for zygote in list(self._zygotes.values()):
-            messages, more = zygote.hear()
-            if not more:  # it is about to be reaped
-                self._control.dealer.unwatch(zygote.fileno())
-            for message in messages:
-                self._take(zygote, message, now)
+        for child, message in self._zygotes.hear():
+            self._take(child, message, now)
+        for change in self._outlook.hear(now):
+            self._regroup(change)
 
-    def _take(self, zygote: ZygoteChild, message: Message, now: float) -> None:
+    def _take(self, child: ZygoteChild, message: zygote.Message, now: float) -> None:
         if isinstance(message, Manifest):
-            log.info("scripts loaded", extra={"manifest": zygote.hash})
+            log.info("scripts loaded", extra={"manifest": child.hash})
             before = self._adopted.manifest if self._adopted is not None else None
-            strict = self._settings.worker.strict
-            objection = refusal(before, zygote.manifest, strict=strict)
-            self._policy.loaded(zygote.number, zygote.hash, objection, now)
+            manifest = child.manifest
+            objection = refusal(before, manifest, strict=self._settings.worker.strict)
+            if not objection:
+                for name, group in self._groups.items():
+                    share = write_share(manifest, name, group)
+                    self._policy.roster.writes(name, share)
+            self._policy.loaded(child.number, child.hash, objection, now)
         elif isinstance(message, Spawned):
             place = self._policy.spawned(message.worker, message.pid, now)
             if place is not None:
                 self._guard.begin(place.index, message.pid, now)
 
-    def _start_zygote(self, number: int) -> None:
-        boot = Boot(
-            self._settings,
-            self._uuid,
-            os.getpid(),
-            len(self._policy.places),
-            self._outputs,
-        )
-        zygote = self._zygotes[number] = ZygoteChild(number, boot, self._slots.fd)
-        self._control.dealer.watch(zygote.fileno())
+    def _regroup(self, change: Change) -> None:
+        """Let the groups use the nodes that there are now."""
+        nodes = list(self._outlook.nodes)
+        for name, group in self._groups.items():
+            self._policy.roster.choose(name, chosen(group, nodes))
+        for place in self._policy.places:
+            if place.worker and place.node in change.gone and place.node in change.come:
+                place.worn = place.worn or f"{place.node} is another server now"
 
-    def _adopt(self, zygote: ZygoteChild, *, fresh: bool) -> None:
-        before, self._adopted = self._adopted, zygote
-        self._control.offer(zygote.hash, zygote.body, fresh=fresh)
-        if before is not None and (fresh or before.hash != zygote.hash):
-            what = changes(before.manifest, zygote.manifest)
-            log.info("reloaded: manifest %s -> %s, %s", before.hash, zygote.hash, what)
+    def _adopt(self, child: ZygoteChild, *, fresh: bool) -> None:
+        before, self._adopted = self._adopted, child
+        self._control.offer(child.hash, child.body, fresh=fresh)
+        if before is not None and (fresh or before.hash != child.hash):
+            what = changes(before.manifest, child.manifest)
+            log.info("reloaded: manifest %s -> %s, %s", before.hash, child.hash, what)
 
     # Deeds
 
     def _perform(self, action: Action) -> None:
         if isinstance(action, StartZygote):
-            self._start_zygote(action.number)
+            self._zygotes.start(action.number)
         elif isinstance(action, AdoptZygote):
             self._adopt(self._zygotes[action.number], fresh=action.fresh)
-        elif isinstance(action, KillZygote) and action.number in self._zygotes:
-            self._zygotes[action.number].kill(action.reason)
+        elif isinstance(action, KillZygote):
+            self._zygotes.kill(action.number, action.reason)
         elif isinstance(action, Spawn):
             self._spawn(action)
         elif isinstance(action, Retire):
             log.info("worker is replaced: %s", action.reason, extra={"pid": action.pid})
             send(action.pid, signal.SIGTERM)
-        elif isinstance(action, Signal) and action.hard:
+        elif isinstance(action, Leave):
+            self._dismiss(action)
+        elif action.hard:
             self._guard.kill(action.pid, "it was told to finish and has not")
-        elif isinstance(action, Signal):
+        else:
             send(action.pid, signal.SIGTERM)
 
     def _spawn(self, spawn: Spawn) -> None:
+        place, worker, group, node = spawn
+        dsn = self._outlook.nodes.state(node).node.dsn
         try:
-            zygote = self._zygotes[self._policy.nursery.forks]
-            zygote.spawn(spawn.place, spawn.worker)
+            parent = self._zygotes[self._policy.nursery.forks]
+            parent.spawn(zygote.Spawn(place, worker, group, node, dsn))
         except OSError as error:
             # Unanswered it is tried again once the zygote has been replaced.
             log.warning("the zygote cannot be reached: %s", error)
+
+    def _dismiss(self, leave: Leave) -> None:
+        """Have a worker leave its node; one that waits for a black hole cannot."""
+        log.info("worker leaves: %s", leave.reason, extra={"pid": leave.pid})
+        if leave.hard:
+            self._guard.kill(leave.pid, "its node does not answer")
+        else:
+            send(leave.pid, signal.SIGTERM)
 
     def _end(self) -> None:
         """End what is left, and leave nobody behind."""
         for place in self._policy.places:
             if place.pid:
                 kill_group(place.pid)
-        for zygote in self._zygotes.values():
-            zygote.close()
+        self._zygotes.close()
+        self._outlook.close()
         self._control.close()
         self._slots.close()
         for fd in self._outputs:

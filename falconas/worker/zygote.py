@@ -10,7 +10,6 @@ it may hold a password and arguments are public.
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import gc
 import logging
@@ -31,6 +30,7 @@ from falconas.codec import encode_value
 from falconas.config import Settings
 from falconas.stderr import Stderr
 from falconas.worker.capture import Output
+from falconas.worker.channel import Channel, bind_life_to
 from falconas.worker.slot import SlotTable
 
 if TYPE_CHECKING:
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
     from falconas.worker.scripts import Library
 
-PR_SET_PDEATHSIG = 1
-MESSAGE_BYTES = 1 << 16
 CHUNK_BYTES = 1 << 15
 LOG_PATIENCE = 1.0  # seconds that a worker's line waits for a log reader
 
@@ -57,10 +55,21 @@ class Boot(msgspec.Struct, tag=True, frozen=True):
 
 
 class Spawn(msgspec.Struct, tag=True, frozen=True):
-    """Supervisor to zygote: fork a worker into the slot at `place`."""
+    """Supervisor to zygote: fork a worker into the slot at `place`.
+
+    Attributes:
+        place: Which slot.
+        worker: Its uuid.
+        group: The group whose scripts it serves, in the sessions it asks for.
+        node: The name of its node.
+        dsn: How to connect to that.
+    """
 
     place: int
     worker: bytes
+    group: str
+    node: str
+    dsn: str
 
 
 class Manifest(msgspec.Struct, tag=True, frozen=True):
@@ -87,66 +96,10 @@ class Spawned(msgspec.Struct, tag=True, frozen=True):
 Message = Boot | Spawn | Manifest | Failed | Spawned
 
 
-class Channel:
-    """Whole messages over one end of a socket pair."""
-
-    def __init__(self, end: socket.socket) -> None:
-        self._end = end
-        self._decoder = msgspec.msgpack.Decoder(Message)
-
-    @classmethod
-    def pair(cls) -> tuple[Channel, socket.socket]:
-        """Make the supervisor's end, which never blocks, and the zygote's socket."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
-        return cls(ours), theirs
-
-    def fileno(self) -> int:
-        """Return the file descriptor to poll."""
-        return self._end.fileno()
-
-    def send(self, message: Message) -> None:
-        """Send a message.
-
-        Raises:
-            OSError: The other side is gone, or (supervisor) does not read.
-        """
-        self._end.send(msgspec.msgpack.encode(message))
-
-    def receive(self) -> Message | None:
-        """Return the next message, None if the other side is gone.
-
-        Raises:
-            BlockingIOError: (supervisor) there is none at present.
-        """
-        while True:
-            try:
-                data = self._end.recv(MESSAGE_BYTES)
-            except ConnectionResetError:
-                continue  # said once, and before what had come
-            return self._decoder.decode(data) if data else None
-
-    def finish(self) -> list[Message]:
-        """Accept nothing more, return what had come, and close.
-
-        Whoever tries to send from now on fails: so no worker comes alive unknown.
-        """
-        self._end.shutdown(socket.SHUT_RD)
-        rest = []
-        while (message := self.receive()) is not None:
-            rest.append(message)
-        self.close()
-        return rest
-
-    def close(self) -> None:
-        """Close this end."""
-        self._end.close()
-
-
 class ZygoteProcess(NamedTuple):
     """What a zygote needs to fork workers."""
 
-    channel: Channel
+    channel: Channel[Message]
     boot: Boot
     library: Library
     slots: SlotTable
@@ -159,7 +112,7 @@ def main(channel_fd: int, slots_fd: int) -> int:
     # The supervisor decides when to end. A worker takes SIGTERM once it can.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    channel = Channel(socket.socket(fileno=channel_fd))
+    channel = Channel[Message](socket.socket(fileno=channel_fd), Message)
     boot = channel.receive()
     if not isinstance(boot, Boot) or not bind_life_to(boot.pid):
         return 1
@@ -189,12 +142,14 @@ def prepare(settings: Settings) -> Library:
         ValueError: Workers could not be forked from here; one line says why.
     """
     # These pull in psycopg, which the supervisor does without.
-    from falconas.database.conninfo import conninfo
+    from falconas.database.inventory import groups_of, nodes_of, sources_of
     from falconas.worker import main as worker_main  # noqa: F401
     from falconas.worker.scripts import load
 
-    conninfo(settings.database.dsn)
-    library = load(Path(settings.worker.scripts))
+    nodes_of(settings)  # raises where a DSN is malformed, as does the next
+    sources_of(settings)
+    groups = settings.groups or groups_of(settings)  # also those of other hosts
+    library = load(Path(settings.worker.scripts)).assign(groups)
     for name, error in library.errors.items():
         log.error("script %s does not load: %s", name, error)
     threads = count_threads()
@@ -206,7 +161,7 @@ def prepare(settings: Settings) -> Library:
     return library
 
 
-def send_manifest(channel: Channel, library: Library) -> None:
+def send_manifest(channel: Channel[Message], library: Library) -> None:
     """Tell the supervisor what scripts there are, in parts of a message's size."""
     body = encode_value(library.manifest())
     parts = [body[i : i + CHUNK_BYTES] for i in range(0, len(body), CHUNK_BYTES)]
@@ -270,9 +225,8 @@ def serve(zygote: ZygoteProcess, spawn: Spawn) -> int:
         boot.settings,
         zygote.library,
         zygote.slots.slot(spawn.place),
-        worker=spawn.worker,
+        spawn,
         supervisor=boot.supervisor,
-        place=spawn.place,
         output=output,
     )
 
@@ -288,14 +242,6 @@ def limit_memory(address_space: int) -> None:
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
         soft = address_space if hard < 0 else min(address_space, hard)
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
-def bind_life_to(parent: int) -> bool:
-    """Die when the parent does; False if it is not the parent (any more)."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "prctl")
-    return os.getppid() == parent
 
 
 def count_threads() -> int:

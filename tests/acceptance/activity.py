@@ -42,6 +42,7 @@ class Observer:
             for (pid,) in self.execute(
                 "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
                 " AND application_name LIKE 'falconas/%%'"
+                " AND application_name <> 'falconas/probe'"
             )
         }
 

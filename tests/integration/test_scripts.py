@@ -26,8 +26,9 @@ from falconas.database.session import Session
 from falconas.errors import Code, InvalidArgument, error_for
 from falconas.protocol import Kind, Request
 from falconas.testing import run
-from falconas.worker.runner import NoSlot, Runner
+from falconas.worker.runner import Runner
 from falconas.worker.scripts import Library, load
+from falconas.worker.slot import NoSlot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

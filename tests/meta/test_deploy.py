@@ -19,6 +19,11 @@ from falconas.cli.failures import Exit
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
+FILES = [
+    path
+    for path in DEPLOY.rglob("*")
+    if path.is_file() and not path.parent.name.startswith(("__", "."))
+]
 UNITS = sorted(DEPLOY.glob("*.service"))
 HARDENING = {
     "CapabilityBoundingSet": "",
@@ -237,13 +242,13 @@ def test_compose_workers_dial_what_the_broker_binds() -> None:
 def test_variables_are_options() -> None:
     known = {option.variable for option in config.OPTIONS.values()}
 
-    for path in DEPLOY.iterdir():
+    for path in FILES:
         named = set(re.findall(r"FALCONAS_[A-Z]+__[A-Z_]+", path.read_text()))
         assert named - {"FALCONAS_SECTION__KEY"} <= known, path.name
 
 
 def test_nothing_holds_a_secret() -> None:
-    for path in DEPLOY.iterdir():
+    for path in FILES:
         for line in path.read_text().splitlines():
             text = VARIABLE.sub("", line).replace("=…", "")
             assert not SECRET.search(text), f"{path.name}: {line}"

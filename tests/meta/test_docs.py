@@ -9,15 +9,17 @@ from pathlib import Path
 import pytest
 
 from falconas import codec, errors, protocol
+from falconas.config import resolve
 from falconas.errors import Code, Started
 from falconas.protocol import COMMANDS, Command, Kind
-from falconas.settings import OPTIONS
+from falconas.settings import MEMBERS, OPTIONS
 
 ROOT = Path(__file__).parents[2]
 SPEC = (ROOT / "docs" / "protocol.md").read_text()
 OPERATIONS = ROOT / "docs" / "operations.md"
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+TOML = re.compile(r"^```toml\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # Paths of the machines that we happen to work on.
 MACHINE = re.compile(r"(?<![\w.])/(?:work|root|home)/\w+")
 TEXT = {".md", ".py", ".toml", ".yaml", ".yml", ".json", ".service", ".sh", ".js", ""}
@@ -202,11 +204,19 @@ def test_example_by_bytes_is_true() -> None:
     )
 
 
-@pytest.mark.parametrize("option", sorted(OPTIONS))
+@pytest.mark.parametrize("option", sorted(OPTIONS | MEMBERS))
 def test_option_has_its_row(option: str) -> None:
     listed = [cells[0] for cells in rows(OPERATIONS.read_text())]
 
     assert f"`{option}`" in listed
+
+
+@pytest.mark.parametrize("text", TOML.findall((ROOT / "docs" / "nodes.md").read_text()))
+def test_examples_of_the_configuration_are_valid(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "falconas.toml"
+    path.write_text(text)
+
+    assert resolve(path, {}, {}).warnings == []
 
 
 def test_adrs_are_numbered_and_complete() -> None:

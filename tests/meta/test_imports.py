@@ -14,14 +14,16 @@ PACKAGE = ROOT / "falconas"
 # Modules of these packages are pure, but for those that do the I/O.
 SHELLS = {
     "broker": {"__init__", "loop", "sockets"},
-    "client": {"__init__", "sync", "aio", "link", "operator"},
+    "client": {"__init__", "sync", "aio", "link", "operator", "thread"},
 }
 PURE_BESIDES = {
-    "errors", "messages", "protocol", "codec", "options", "settings",
+    "errors", "messages", "protocol", "codec", "options", "quantities", "settings",
     "worker.core", "worker.policy", "worker.watchdog", "worker.backoff",
     "worker.wear", "worker.snapshot", "worker.reload", "worker.nursery",
-    "worker.places", "worker.parameters", "database.nodes",
+    "worker.places", "worker.roster", "worker.rollout", "worker.parameters",
+    "worker.probing", "worker.grouping", "database.nodes",
     "database.health", "database.topology", "database.placement", "database.lending",
+    "database.patroni",
 }  # fmt: skip
 IMPURE_LIBRARIES = {
     "asyncio", "click", "concurrent", "logging", "multiprocessing", "os", "psycopg",
@@ -30,18 +32,23 @@ IMPURE_LIBRARIES = {
 }  # fmt: skip
 
 # What a part may import of the others; its own modules besides.
-FOUNDATION = {"errors", "messages", "protocol", "codec", "options", "settings"}
+FOUNDATION = {
+    "errors", "messages", "protocol", "codec", "options", "quantities", "settings",
+}  # fmt: skip
 PARTS = {
     "errors": set(),
     "messages": set(),
     "options": set(),
     "protocol": {"errors", "messages"},
     "codec": {"errors"},
-    "settings": {"options"},
+    "quantities": {"options"},
+    "settings": {"options", "quantities"},
     "logs": set(),
     "stderr": set(),
     "systemd": set(),
-    "config": {"logs", "options", "settings"},
+    "checks": {"options", "settings"},
+    "config": {"checks", "logs", "options", "settings"},
+    "listing": {"logs", "settings"},
     "metrics": FOUNDATION,
     "broker": FOUNDATION | {"config", "logs", "metrics", "systemd"},
     "worker": FOUNDATION

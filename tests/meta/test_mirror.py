@@ -14,6 +14,7 @@ COVERED_BY = {
     "broker/admin.py": "integration/broker/test_loop.py",
     "broker/invariants.py": "unit/broker/test_machine.py",
     "cli/demo.py": "acceptance/test_demo.py",
+    "client/thread.py": "integration/client/test_sync.py",
     "database/hygiene.py": "integration/database/test_pool.py",
     "database/lender.py": "integration/database/test_pool.py",
     "demo.py": "acceptance/test_demo.py",

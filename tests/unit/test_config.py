@@ -1,16 +1,14 @@
 from __future__ import annotations
 
 import logging
-import re
-import tomllib
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from falconas import config
-from falconas.config import Broker, ConfigError, Settings, load, resolve
+from falconas.config import ConfigError, Settings, load, resolve
+from falconas.settings import Group, Node
 
 
 @pytest.fixture
@@ -206,61 +204,125 @@ def test_the_file_is_the_told_one_else_the_one_at_hand(
     assert config.locate(None, {"FALCONAS_CONFIG": ""}, tmp_path) == file
 
 
-def test_a_broker_in_the_open_needs_consent() -> None:
-    config.check_broker(Broker())
-    for key in ("frontend", "backend", "control"):
-        opened: dict[str, Any] = {key: "tcp://0.0.0.0:99"}
-        broker = replace(Broker(), **opened)
-        with pytest.raises(ConfigError, match=rf"broker\.{key} = tcp://0.*--insecure"):
-            config.check_broker(broker)
-        config.check_broker(replace(broker, insecure=True))
+NODES = """
+[database]
+dsn = "dbname=shop"
+[nodes.n1]
+dsn = "host=a"
+weight = 2
+tags = ["ssd", "near"]
+[nodes.n2]
+dns = true
+[groups.reports]
+scripts = ["reports.*"]
+nodes = ["ssd"]
+access = "read"
+statement_timeout = "5s"
+[groups.all]
+"""
 
 
-def test_a_broker_needs_three_endpoints() -> None:
-    with pytest.raises(ConfigError, match="must differ"):
-        config.check_broker(replace(Broker(), backend=Broker.frontend))
-
-
-def test_the_largest_parameters_fit_into_the_queue() -> None:
-    config.check_broker(replace(Broker(), params_bytes=100, queue_bytes=100))
-    with pytest.raises(ConfigError, match="must not be larger"):
-        config.check_broker(replace(Broker(), params_bytes=101, queue_bytes=100))
-
-
-def test_show_is_a_configuration_with_origins_and_without_secrets(file: Path) -> None:
-    file.write_text("[broker]\nbudget = 0.25\n")
-    environ = {"FALCONAS_DATABASE__DSN": "password=hidden"}
-    loaded = resolve(file, environ, {})
-    text = config.show(loaded.settings, loaded.origins)
-    assert "hidden" not in text
-    assert re.search(
-        rf'^budget = "250ms" +# {re.escape(str(file))}$', text, re.MULTILINE
-    )
-    assert re.search(r"^dsn = .* # FALCONAS_DATABASE__DSN$", text, re.MULTILINE)
-    file.write_text(text)
-    again = resolve(file, environ, {}).settings
-    assert again == loaded.settings
-
-
-def test_the_example_has_each_option_at_its_default(file: Path) -> None:
-    text = config.example()
-    assert all(len(line) <= 80 for line in text.splitlines())
-    file.write_text(text)
-    assert load(file, {}, {}) == Settings()
-    active = re.sub(r"^# (\w+ = )", r"\1", text, flags=re.MULTILINE)
-    keys = {f"{s}.{k}" for s, table in tomllib.loads(active).items() for k in table}
-    assert keys == set(config.OPTIONS)
-    file.write_text(active)
+def test_nodes_and_groups_have_sections_of_their_own(file: Path) -> None:
+    file.write_text(NODES)
     loaded = resolve(file, {}, {})
-    assert loaded.settings == Settings()
-    assert set(loaded.origins.values()) == {str(file)}
+    settings = loaded.settings
+    assert settings.nodes == {
+        "n1": Node(dsn="host=a", weight=2.0, tags=("ssd", "near")),
+        "n2": Node(dns=True),
+    }
+    assert settings.groups == {
+        "reports": Group(
+            scripts=("reports.*",),
+            nodes=("ssd",),
+            access="read",
+            statement_timeout=5.0,
+        ),
+        "all": Group(),
+    }
+    assert list(settings.groups) == ["reports", "all"]
+    assert loaded.origins["nodes.n1.dsn"] == str(file)
+    assert loaded.origins["groups.all.size"] == "default"
+    assert loaded.warnings == []
 
 
-def test_the_environment_carries_all_settings(file: Path) -> None:
+def test_the_environment_changes_and_adds_nodes_and_groups(file: Path) -> None:
+    file.write_text(NODES)
+    environ = {
+        "FALCONAS_NODES__N1__WEIGHT": "0.5",
+        "FALCONAS_NODES__N_3__TAGS": "x, y",
+        "FALCONAS_GROUPS__NIGHT__SIZE": "4",
+        "FALCONAS_GROUPS": "night,reports",
+    }
+    loaded = resolve(file, environ, {})
+    assert loaded.settings.nodes["n1"].weight == 0.5
+    assert loaded.settings.nodes["n1"].dsn == "host=a"
+    assert loaded.settings.nodes["n_3"] == Node(tags=("x", "y"))
+    assert list(loaded.settings.nodes) == ["n1", "n2", "n_3"]
+    assert list(loaded.settings.groups) == ["night", "reports", "all"]
+    assert loaded.origins["nodes.n1.weight"] == "FALCONAS_NODES__N1__WEIGHT"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[node.n1]", ["unknown section [node]", "did you mean [nodes.NAME]?"]),
+        ("[group.x]", ["unknown section [group]", "did you mean [groups.NAME]?"]),
+        ("[nodes]\ndsn = 'x'", ["nodes.dsn must be a section", "[nodes.NAME]"]),
+        ("nodes = 3", ["nodes must be a section"]),
+        ("[nodes.N1]", ["[nodes.N1]: its name must be a name of 1 to 64 small"]),
+        ("[groups.'a b']", ["its name must be a name", '"a b"']),
+        ("[nodes.n1]\nwieght = 1", ["nodes.n1.wieght", "mean nodes.n1.weight?"]),
+        ("[nodes.n1]\nsize = 1", ["nodes.n1.size", "did you mean groups.NAME.size?"]),
+        ("[groups.x]\ndsn = ''", ["groups.x.dsn", "did you mean database.dsn?"]),
+        ("[database]\nweight = 1", ["database.weight", "mean nodes.NAME.weight?"]),
+        ("[nodes.n1]\nzzz = 1", ["nodes.n1.zzz", "known are nodes.n1.dsn"]),
+        ("[nodes.n1]\nweight = -1", ["nodes.n1.weight must be a number from 0"]),
+        ("[nodes.n1]\ntags = 'x'", ["nodes.n1.tags must be an array of names"]),
+        ("[groups.x]\nscripts = ['a,b']", ["groups.x.scripts must", '"a,b"']),
+        ("[groups.x]\nnodes = ['n1']", ["groups.x.nodes", "no node and no tag n1"]),
+    ],
+)
+def test_wrong_nodes_and_groups_are_named_with_the_remedy(
+    file: Path, text: str, words: list[str]
+) -> None:
+    file.write_text(text + "\n")
+    error = fails(file)
+    for word in words:
+        assert word in error
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("FALCONAS_NODES__N1__DNS_", "x", ["did you mean FALCONAS_NODES__N1__DNS?"]),
+        ("FALCONAS_NODES__n1__DSN", "x", ["did you mean FALCONAS_NODES__N1__DSN?"]),
+        ("FALCONAS_NODES__1A__DSN", "x", ["its name must be", '"1a"']),
+        ("FALCONAS_NODES__DSN", "x", ["unknown variable FALCONAS_NODES__DSN"]),
+        ("FALCONAS_GROUPS", "x", ["FALCONAS_GROUPS: there is no [groups.x]"]),
+        ("FALCONAS_GROUPS__X__WRITES", "2", ["must be a number from 0 to 1"]),
+    ],
+)
+def test_a_wrong_variable_of_a_node_is_named(
+    name: str, value: str, words: list[str]
+) -> None:
+    error = fails(environ={name: value})
+    for word in words:
+        assert word in error
+
+
+def test_a_single_underscore_in_a_node_s_variable_is_warned_of() -> None:
+    environ = {"FALCONAS_NODES_N1_DSN": "x", "FALCONAS_GROUPS_A_TEMP_BUFFERS": "1"}
+    first, second = resolve(None, environ, {}).warnings
+    assert "did you mean FALCONAS_GROUPS__A__TEMP_BUFFERS?" in first
+    assert "did you mean FALCONAS_NODES__N1__DSN?" in second
+
+
+def test_a_node_s_password_is_a_secret_too(file: Path) -> None:
     file.write_text(
-        "[broker]\nbudget = 0.0125\ninsecure = true\nqueue_bytes = 70001\n"
-        "[worker]\ncount = 3\n[database]\ndsn = 'password=\"a b\"'\n"
+        "[nodes.n1]\ndsn = 'password=hidden'\n[nodes.n2]\ndsn = 'password=hidden'\n"
     )
-    settings = load(file, {}, {})
-    assert load(None, config.environ_of(settings), {}) == settings
-    assert load(None, config.environ_of(Settings()), {}) == Settings()
+    file.chmod(0o644)
+    (warning,) = resolve(file, {}, {}).warnings
+    assert warning.startswith(f"{file} holds a password")
+    file.chmod(0o600)
+    assert resolve(file, {}, {}).warnings == []

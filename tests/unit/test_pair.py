@@ -293,7 +293,8 @@ class Trio:
     def wait(self, seconds: float) -> None:
         """Let time pass; everybody does what is due."""
         self.now += seconds
-        alive = encode_value([runner.uuid for runner in self.runners])
+        workers = [runner.uuid for runner in self.runners]
+        alive = encode_value({"workers": workers})
         beat = Heartbeat(b"h", SUPERVISOR, {})
         self.broker.heartbeat(Peer(Socket.CONTROL, b"s"), beat, alive, self.now)
         self.broker.tick(self.now)

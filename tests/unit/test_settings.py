@@ -4,20 +4,40 @@ from dataclasses import FrozenInstanceError, fields
 
 import pytest
 
-from falconas.settings import OPTIONS, SECTIONS, Settings
+from falconas.settings import (
+    FAMILIES,
+    MEMBERS,
+    OPTIONS,
+    SECTIONS,
+    Node,
+    Settings,
+    known,
+)
 
 
 def test_each_field_is_an_option_with_help_and_a_default_of_its_kind() -> None:
+    classes = SECTIONS | {f"{family}.NAME": cls for family, cls in FAMILIES.items()}
     count = 0
-    for section in fields(Settings):
-        for item in fields(SECTIONS[section.name]):
+    for section, cls in classes.items():
+        for item in fields(cls):
             count += 1
-            option = OPTIONS[f"{section.name}.{item.name}"]
+            option = (OPTIONS | MEMBERS)[f"{section}.{item.name}"]
             assert option.kind.parse(option.default) == item.default
             assert type(option.kind.parse(option.default)) is type(item.default)
             assert option.help[:1].isupper()
             assert option.help.endswith(".")
-    assert count == len(OPTIONS)
+    assert count == len(OPTIONS) + len(MEMBERS)
+    assert {field.name for field in fields(Settings)} == {*SECTIONS, *FAMILIES}
+
+
+def test_members_of_families_have_options_of_their_own() -> None:
+    every = known({"nodes": ["n1", "n2"], "groups": []})
+    option = every["nodes.n2.dsn"]
+    assert option.variable == "FALCONAS_NODES__N2__DSN"
+    assert len(every) == len(OPTIONS) + 2 * len(fields(Node))
+    settings = Settings(nodes={"n1": Node(), "n2": Node(dsn="host=h")})
+    assert option.value(settings) == "host=h"
+    assert OPTIONS["worker.count"].value(settings) == 0
 
 
 def test_names() -> None:
@@ -39,5 +59,6 @@ def test_settings_are_frozen() -> None:
         Settings().broker.budget = 1.0  # type: ignore[misc]
 
 
-def test_the_connection_string_is_secret() -> None:
-    assert [o.path for o in OPTIONS.values() if o.secret] == ["database.dsn"]
+def test_connection_strings_are_secret() -> None:
+    secret = [o.path for o in (OPTIONS | MEMBERS).values() if o.secret]
+    assert secret == ["database.dsn", "nodes.NAME.dsn"]

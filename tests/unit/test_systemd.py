@@ -143,7 +143,7 @@ def test_a_manager_that_does_not_read_makes_nobody_wait(
     assert 0 < len(manager.told()) < 2000
 
 
-@pytest.mark.parametrize("pid", [None, str(os.getpid())])
+@pytest.mark.parametrize("pid", [None, str(os.getpid())], ids=["any", "mine"])
 def test_signs_of_life_come_at_half_of_the_interval(
     manager: Manager, address: str, pid: str | None
 ) -> None:

@@ -178,7 +178,9 @@ def test_the_little_commands(peers: tuple[Peer, Peer, Peer]) -> None:
     client.send(Catalogue(b"b", {"brief": True}))
     brief = {"scripts": {"echo": True, "order": False}}
     assert client.receive(Reply)[1] == brief
-    control.send(Heartbeat(SUPERVISOR, SUPERVISOR, {}), encode_value([WORKER]))
+    main = ["main", "main", "standby", True, 0.5, 83, 0, ""]
+    beat = encode_value({"workers": [WORKER], "nodes": [main]})
+    control.send(Heartbeat(SUPERVISOR, SUPERVISOR, {}), beat)
     assert "now" in control.receive(Heartbeat)[0].extras
     worker.send(Status(WORKER, False, {"reason": "no database"}))
     worker.send(Ping(b"q", {}))
@@ -188,6 +190,9 @@ def test_the_little_commands(peers: tuple[Peer, Peer, Peer]) -> None:
     (listed,) = report["workers"]
     assert (listed["state"], listed["reason"]) == ("unready", "no database")
     assert report["supervisors"][0]["workers"] == 1
+    (node,) = report["nodes"]
+    assert (node["role"], node["lag"], node["lsn"]) == ("standby", 0.5, 83)
+    assert (node["workers"], node["ready"]) == (1, 0)
 
 
 def test_what_a_worker_returns_is_handed_out_again(
@@ -270,7 +275,7 @@ def test_a_reload_goes_to_the_supervisors_and_is_seen(
     assert control.receive(Reload)[0] == Reload(b"r1", {})
     told = {"id": b"r1", "state": "failed", "reason": "SyntaxError"}
     beat = Heartbeat(SUPERVISOR, SUPERVISOR, {"draining": True, "reload": told})
-    control.send(beat, encode_value([WORKER]))
+    control.send(beat, encode_value({"workers": [WORKER]}))
     control.receive(Heartbeat)
 
     operator.send(Inspect(b"i", {}))

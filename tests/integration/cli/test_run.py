@@ -69,6 +69,20 @@ def test_what_it_writes_is_committed_unless_it_fails(run: Run) -> None:
     assert run("write")[1] == "2\n"
 
 
+def test_its_group_says_in_what_session(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FALCONAS_GROUPS__A__SCRIPTS", "write")
+    monkeypatch.setenv("FALCONAS_GROUPS__A__AUTOCOMMIT", "true")
+    assert run("write", "fail=yes")[0] == 1
+    assert run("write")[1] == "2\n"  # what failed has stayed
+    code, _, err = run("read", "n=1")
+    assert code == 2
+    assert "script read belongs to no group" in err
+    monkeypatch.setenv("FALCONAS_GROUPS__A__ACCESS", "read")
+    assert "read-only" in run("write")[2]
+
+
 @pytest.mark.parametrize("words", [["n:=4"], ["n=4"]])
 def test_a_folder_that_cannot_be_read_is_one_line(
     run: Run, monkeypatch: pytest.MonkeyPatch, words: list[str]

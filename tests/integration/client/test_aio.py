@@ -51,6 +51,25 @@ async def with_client(endpoint: str, scene: Scene) -> None:
         await scene(client)
 
 
+def test_a_session_asks_for_what_it_has_written(broker: Broker) -> None:
+    async def scene() -> None:
+        async with AsyncClient(broker.endpoint, session=True) as client:
+            await to_thread(broker.expect_hello)
+            call = client.submit("place_order")
+            request, _ = await to_thread(broker.expect, Request)
+            broker.reply(request.id, None, lsn={"main": 7})
+            await call
+            assert client.lsn == {"main": 7}
+            client.submit("echo", min_lsn={"main": 9})
+            request, _ = await to_thread(broker.expect, Request)
+            assert request.extras["min_lsn"] == {"main": 9}
+            client.submit("echo")
+            request, _ = await to_thread(broker.expect, Request)
+            assert request.extras["min_lsn"] == {"main": 7}
+
+    asyncio.run(scene())
+
+
 def test_many_tasks_get_their_own_results(broker: Broker) -> None:
     async def scene(client: AsyncClient) -> None:
         values = await asyncio.gather(

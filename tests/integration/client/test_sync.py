@@ -136,6 +136,43 @@ def test_many_threads_get_their_own_results(client: Client, broker: Broker) -> N
     assert client.stats()["replies"] == 800
 
 
+def test_a_session_of_many_threads_asks_for_what_any_of_them_has_written(
+    broker: Broker,
+) -> None:
+    with Client(broker.endpoint, session=True) as client:
+        broker.expect_hello()
+        calls = [client.submit("place_order") for _ in range(8)]
+        asked = [broker.expect(Request)[0] for _ in calls]
+        with ThreadPoolExecutor(8) as pool:
+            waiting = [pool.submit(call.result, 5) for call in calls]
+            for lsn, request in enumerate(asked, 100):
+                broker.reply(request.id, None, lsn={"main": lsn, f"s{lsn}": 1})
+            assert [future.result(5) for future in waiting] == [None] * 8
+        assert client.lsn["main"] == 107
+        assert len(client.lsn) == 9
+        client.lsn.clear()  # a copy
+        with ThreadPoolExecutor(4) as pool:
+            for _ in range(4):
+                pool.submit(client.submit, "echo", min_lsn={"main": 1})
+            for _ in range(4):
+                request, _ = broker.expect(Request)
+                assert request.extras["min_lsn"]["main"] == 107
+
+
+def test_without_a_session_only_the_call_says_what_it_must_see(
+    client: Client, broker: Broker
+) -> None:
+    call = client.submit("place_order", min_lsn={"main": 5})
+    request, _ = broker.expect(Request)
+    assert request.extras["min_lsn"] == {"main": 5}
+    broker.reply(request.id, None, lsn={"main": 7})
+    call.result(5)
+    assert call.info["lsn"] == {"main": 7}
+    assert client.lsn == {}
+    with pytest.raises(InvalidArgument, match="min_lsn"):
+        client.call("echo", min_lsn={"main": "0/5"})  # type: ignore[dict-item]
+
+
 def test_the_thread_sleeps_when_nothing_is_to_be_done(
     client: Client, broker: Broker
 ) -> None:

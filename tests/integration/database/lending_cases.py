@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from falconas.database.cluster import EmbeddedCluster
 from falconas.database.member import until
 from falconas.database.nodes import Node
+from tests.integration.database.patroni import Patroni, member
 
 
 class HasStatistics(Protocol):
@@ -29,11 +31,15 @@ def fact(pool: HasStatistics, name: str, key: str) -> Any:
     return pool.statistics()["nodes"][name][key]
 
 
+def up_or_down(pool: HasStatistics) -> dict[str, bool]:
+    return {name: node["up"] for name, node in pool.statistics()["nodes"].items()}
+
+
 def wait_up(pool: HasStatistics, *names: str, up: bool = True) -> None:
     """Wait until the pool knows nodes to be up, or down."""
     for name in names:
         until(
-            lambda name=name: fact(pool, name, "up") is up,  # type: ignore[misc]
+            lambda name=name: up_or_down(pool).get(name) is up,  # type: ignore[misc]
             f"{name} is {'not ' if up else ''}up",
         )
 
@@ -66,3 +72,25 @@ def replay_paused(cluster: EmbeddedCluster, *names: str) -> Iterator[None]:
 def terminate(cluster: EmbeddedCluster, name: str, pid: int) -> None:
     """End a backend, and wait until it is gone."""
     cluster[name].execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+
+
+def members(cluster: EmbeddedCluster, *names: str) -> list[dict[str, Any]]:
+    """Return how Patroni would list those nodes."""
+    return [member(name, cluster[name].dsn()) for name in names]
+
+
+def behind(patroni: Patroni, cluster: EmbeddedCluster, database: str) -> Node:
+    """Return the node that stands for those which Patroni lists."""
+    given = {
+        key: value
+        for key, value in conninfo_to_dict(cluster["n1"].dsn(database)).items()
+        if key not in {"host", "port"}
+    }
+    return Node("pg", make_conninfo("", **given), patroni=(patroni.url,))
+
+
+def backends(cluster: EmbeddedCluster, name: str, application: str) -> int:
+    """Return how many connections a node has from an application."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s"
+    ((count,),) = cluster[name].execute(query, [application])
+    return int(count)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -7,26 +8,34 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
+from psycopg_pool import ConnectionPool
 
 from falconas import Aborted, ResourceExhausted, Started, Unavailable
 from falconas.database.cluster import EmbeddedCluster
 from falconas.database.hygiene import IDLE, needs_check
 from falconas.database.member import until
+from falconas.database.nodes import Probe, Role
 from falconas.database.pool import Node, NodePool, PoolOptions
 from tests.integration.database.lending_cases import (
+    backends,
+    behind,
     fact,
     make_table,
+    members,
     nodes_of,
     replay_paused,
     rows,
     terminate,
     wait_up,
 )
+from tests.integration.database.patroni import member, standing_in
 from tests.proxy import Moment, Proxy
 
 Boom = ZeroDivisionError
@@ -123,7 +132,7 @@ def test_a_connection_in_use_is_never_lent_again(pool: NodePool) -> None:
         assert fact(pool, name, "size") <= 4
 
 
-def test_it_starts_with_what_is_up(
+def test_it_starts_with_one_node_down(
     cluster: EmbeddedCluster, cluster_database: str
 ) -> None:
     cluster["n2"].kill()
@@ -138,6 +147,141 @@ def test_it_starts_with_what_is_up(
         wait_up(pool, "n2", up=False)
         cluster["n2"].start()
         wait_up(pool, "n2")
+
+
+# Nodes that come and go
+
+
+def test_nodes_come_and_go_and_loans_go_on(
+    cluster: EmbeddedCluster, cluster_database: str
+) -> None:
+    make_table(cluster, cluster_database)
+    options = PoolOptions(lookup_interval=0.02, application_name="come-and-go")
+    with standing_in() as patroni:
+        patroni.members = members(cluster, "n1", "n2")
+        source = behind(patroni, cluster, cluster_database)
+        with NodePool([source], options) as pool:
+            wait_up(pool, "pg/n1", "pg/n2")
+            with pool.connection("read", max_lag=60) as _, pool.connection() as last:
+                patroni.members = members(cluster, "n2", "n3")
+                wait_up(pool, "pg/n3")
+                assert list(pool.statistics()["nodes"]) == ["pg/n2", "pg/n3"]
+                last.execute(
+                    "INSERT INTO t VALUES (1)"
+                )  # to its end, though n1 is gone
+            assert rows(cluster, cluster_database) == [1]
+            until(lambda: not backends(cluster, "n1", "come-and-go"), "they stay")
+            with (
+                pytest.raises(Unavailable, match="pg/n2: a standby; pg/n3: a standby"),
+                pool.connection(timeout=0.1),
+            ):
+                pass
+            patroni.members = members(cluster, "n1")
+            with pool.connection() as connection:
+                connection.execute("INSERT INTO t VALUES (2)")
+    assert rows(cluster, cluster_database) == [1, 2]
+
+
+def test_another_server_by_the_same_name_gets_connections_of_its_own(
+    cluster: EmbeddedCluster, cluster_database: str
+) -> None:
+    ports = {name: cluster[name].port for name in ("n2", "n3")}
+    with standing_in() as patroni:
+        patroni.members = [member("here", cluster["n2"].dsn())]
+        source = behind(patroni, cluster, cluster_database)
+        options = PoolOptions(lookup_interval=0.02, application_name="moved")
+        with NodePool([source], options) as pool:
+            with pool.connection("read") as connection:
+                assert where(connection) == ports["n2"]
+                patroni.members = [member("here", cluster["n3"].dsn())]
+                until(lambda: backends(cluster, "n3", "moved"), "none is made to n3")
+                assert connection.execute("SELECT 1").fetchone() == (1,)
+            for _ in range(3):
+                with pool.connection("read") as connection:
+                    assert where(connection) == ports["n3"]
+            assert fact(pool, "pg/here", "in_use") == 0
+
+
+def test_the_hosts_of_one_dsn_are_nodes(
+    cluster: EmbeddedCluster, cluster_database: str
+) -> None:
+    parts = conninfo_to_dict(cluster["n1"].dsn(cluster_database))
+    ports = [str(cluster[name].port) for name in ("n2", "n1")]
+    dsn = make_conninfo(
+        "", **parts | {"host": "127.0.0.1,127.0.0.1", "port": ",".join(ports)}
+    )
+    with NodePool(dsn) as pool:
+        wait_up(pool, *(f"main/127.0.0.1:{port}" for port in ports))
+        with pool.connection() as connection:
+            assert where(connection) == cluster["n1"].port
+
+
+def test_a_group_lends_its_own_nodes_and_watches_all(
+    cluster: EmbeddedCluster, cluster_database: str, tmp_path: Path
+) -> None:
+    lines = ["[groups.reports]", 'nodes = ["n2"]', 'access = "read"', "size = 3"]
+    for node in cluster.nodes:
+        dsn = json.dumps(node.dsn(cluster_database))
+        lines += [f"[nodes.{node.name}]", f"dsn = {dsn}"]
+    file = tmp_path / "falconas.toml"
+    file.write_text("\n".join(lines))
+    file.chmod(0o600)
+
+    with NodePool.from_config(file, "reports", environ={}) as pool:
+        wait_up(pool, "n1", "n2", "n3")
+        for _ in range(4):
+            with pool.connection() as connection:
+                assert where(connection) == cluster["n2"].port
+                with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+                    connection.execute("CREATE TABLE no ()")
+                connection.rollback()
+        assert fact(pool, "n1", "size") == 0
+        assert fact(pool, "n2", "lag") is not None  # by the primary's position
+        with pytest.raises(ValueError, match="only reads"):
+            pool.connection("write").__enter__()
+
+
+class Unconnected(NodePool):
+    """Notes which nodes it is to connect to."""
+
+    def __init__(self, *nodes: Node) -> None:
+        super().__init__(nodes)
+        self.opening: list[Node] = []
+        self.shut: list[object] = []
+
+    def _open(self, node: Node) -> None:
+        self.opening.append(node)
+
+    def _shut(self, pool: object) -> None:
+        self.shut.append(pool)
+
+
+def test_each_server_gets_one_pool_whatever_happens_meanwhile() -> None:
+    probe, moved = Probe(Role.PRIMARY, 1, 1), Node("a", "port=2")
+    pool = Unconnected(Node("a", "port=1"))
+    pool._answered("a", probe)
+    pool._found([Node("a", "port=1", weight=2.0)])  # the same server
+    pool._answered("a", probe)
+    assert pool.opening == [Node("a", "port=1")]
+
+    pool._found([moved])
+    pool._answered("a", probe)
+    assert pool.opening == [Node("a", "port=1"), moved]
+    inner = ConnectionPool[psycopg.Connection[Any]](moved.dsn, open=False)
+    assert not pool._add(Node("a", "port=1"), inner)
+    assert pool._add(moved, inner)
+    pool._answered("a", probe)
+    assert len(pool.opening) == 2
+    pool._found([Node("b")])
+    assert pool.shut == [inner]
+    assert not pool._add(moved, inner)
+
+
+def test_the_nodes_of_a_pool_are_of_one_database() -> None:
+    with pytest.raises(ValueError, match="one database"):
+        NodePool([Node("a"), Node("x", database="other")])
+    with pytest.raises(ValueError, match="a pool has nodes"):
+        NodePool([])
 
 
 # Which node
@@ -253,25 +397,22 @@ def test_a_black_hole_is_ejected_hangs_nobody_and_returns(
             stuck = threading.Event()
 
             def hang() -> None:
-                with pool.connection("read", timeout=5) as connection:
-                    if where(connection) != proxy.port:
-                        return
-                    stuck.set()
-                    connection.execute("SELECT pg_sleep(60)")
+                for _ in range(1000):  # until it is that node's turn
+                    with pool.connection("read", timeout=5) as connection:
+                        if where(connection) == proxy.port:
+                            stuck.set()
+                            connection.execute("SELECT pg_sleep(60)")
 
-            with ThreadPoolExecutor(3) as threads:
-                hanging = [threads.submit(hang) for _ in range(3)]
-                assert stuck.wait(5)
+            with ThreadPoolExecutor(1) as thread:
+                hanging = thread.submit(hang)
+                assert stuck.wait(20)
                 proxy.hold()
                 begun = time.monotonic()
                 while fact(pool, "n2", "up"):
                     with pool.connection("read", timeout=4) as connection:
                         connection.execute("SELECT 1")
                     assert time.monotonic() - begun < 5
-                failures = [future.exception(5) for future in hanging]
-            assert [type(each) for each in failures if each] == [
-                psycopg.OperationalError
-            ]
+                assert type(hanging.exception(5)) is psycopg.OperationalError
             proxy.heal()
             wait_up(pool, "n2")
             before = fact(pool, "n2", "served")
@@ -488,9 +629,10 @@ def test_what_is_no_wish_is_refused_before_anything_is_opened() -> None:
 # Processes
 
 
-def test_a_child_may_open_a_pool_and_not_use_the_parents(pool: NodePool) -> None:
-    dsn = pool._conninfo["n1"]
-    unopened = NodePool(dsn)
+def test_a_child_may_open_a_pool_and_not_use_the_parents(
+    pool: NodePool, cluster: EmbeddedCluster, cluster_database: str
+) -> None:
+    unopened = NodePool(cluster["n1"].dsn(cluster_database))
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:  # pragma: no cover

@@ -13,12 +13,16 @@ from falconas.database.cluster import EmbeddedCluster
 from falconas.database.options import PoolOptions
 from falconas.database.pool_async import AsyncNodePool
 from tests.integration.database.lending_cases import (
+    backends,
+    behind,
     fact,
     make_table,
+    members,
     nodes_of,
     rows,
     terminate,
 )
+from tests.integration.database.patroni import Patroni, standing_in
 from tests.proxy import Proxy
 
 Boom = ZeroDivisionError
@@ -77,6 +81,66 @@ def test_blocks_commit_and_roll_back(cluster: EmbeddedCluster, database: str) ->
     assert rows(cluster, database) == [1]
 
 
+def test_an_exception_in_the_block_rolls_back(
+    cluster: EmbeddedCluster, database: str
+) -> None:
+    async def fail(pool: AsyncNodePool) -> None:
+        async with pool.connection() as connection:
+            await connection.execute("INSERT INTO t VALUES (1)")
+            raise Boom
+
+    async def work() -> None:
+        async with opened(cluster, database) as pool:
+            with pytest.raises(Boom):
+                await fail(pool)
+            async with pool.connection() as connection:
+                await connection.execute("INSERT INTO t VALUES (2)")
+
+    go(work)
+    assert rows(cluster, database) == [2]
+
+
+def test_it_starts_with_one_node_down(cluster: EmbeddedCluster, database: str) -> None:
+    cluster["n2"].kill()
+
+    async def work() -> None:
+        async with AsyncNodePool(nodes_of(cluster, database)) as pool:
+            async with pool.connection() as connection:
+                await connection.execute("INSERT INTO t VALUES (1)")
+            async with pool.connection("read") as connection:
+                await connection.execute("SELECT 1")
+            cluster["n2"].start()
+            await eventually(lambda: fact(pool, "n2", "up"))
+
+    go(work)
+    assert rows(cluster, database) == [1]
+
+
+def test_nodes_come_and_go_and_loans_go_on(
+    cluster: EmbeddedCluster, database: str
+) -> None:
+    options = PoolOptions(lookup_interval=0.02, application_name="come-and-go")
+
+    async def work(patroni: Patroni) -> None:
+        patroni.members = members(cluster, "n1", "n2")
+        source = behind(patroni, cluster, database)
+        async with AsyncNodePool([source], options) as pool:
+            async with pool.connection() as connection:
+                patroni.members = members(cluster, "n2", "n3")
+                await eventually(
+                    lambda: list(pool.statistics()["nodes"]) == ["pg/n2", "pg/n3"]
+                )
+                await connection.execute("INSERT INTO t VALUES (1)")
+            await eventually(lambda: not backends(cluster, "n1", "come-and-go"))
+            patroni.members = members(cluster, "n1")
+            async with pool.connection() as connection:
+                await connection.execute("INSERT INTO t VALUES (2)")
+
+    with standing_in() as patroni:
+        go(lambda: work(patroni))
+    assert rows(cluster, database) == [1, 2]
+
+
 def test_a_connection_lost_in_mid_transaction_is_an_error(
     cluster: EmbeddedCluster, database: str
 ) -> None:
@@ -98,7 +162,7 @@ def test_a_connection_lost_in_mid_transaction_is_an_error(
     assert rows(cluster, database) == []
 
 
-def test_many_tasks_share_few_connections(
+def test_a_connection_in_use_is_never_lent_again(
     cluster: EmbeddedCluster, database: str
 ) -> None:
     held: set[int] = set()

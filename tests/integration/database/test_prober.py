@@ -17,11 +17,13 @@ class Listener:
     """Has its nodes probed when it asks for it, and keeps the answers."""
 
     def __init__(self, *nodes: Node) -> None:
+        self.found: list[list[Node]] = []
         self.wanted: list[str] = []
         self.answers: dict[str, Probe | NoAnswer] = {}
         self.doubts: list[str] = []
         self.prober = Prober(
             nodes,
+            self.found.append,
             self.due,
             self.answers.__setitem__,
             lambda name, _: self.doubts.append(name),
@@ -30,6 +32,12 @@ class Listener:
     def due(self) -> tuple[list[str], float]:
         names, self.wanted = self.wanted, []
         return names, 60.0
+
+    def take(self, *nodes: Node) -> None:
+        """Have other nodes found."""
+        assert self.prober._loop is not None
+        self.prober._loop.call_soon_threadsafe(self.prober._take, list(nodes))
+        until(lambda: self.found[-1] == list(nodes), "the nodes were not taken")
 
     def ask(self, name: str) -> Probe | NoAnswer:
         self.answers.pop(name, None)
@@ -44,10 +52,12 @@ def listening(*nodes: Node) -> Iterator[Listener]:
     listener = Listener(*nodes)
     thread = threading.Thread(target=lambda: run(listener.prober.run()))
     thread.start()
-    until(lambda: listener.prober._loop, "the prober does not run")
-    yield listener
-    listener.prober.stop()
-    thread.join(10)
+    until(lambda: listener.found, "the prober does not run")
+    try:
+        yield listener
+    finally:
+        listener.prober.stop()
+        thread.join(10)
     assert not thread.is_alive()
 
 
@@ -115,3 +125,56 @@ def test_a_black_hole_is_silent_and_keeps_nobody_waiting(
     assert isinstance(answer, NoAnswer)
     assert answer.silent
     assert listener.doubts == ["n1"]
+
+
+def probes(cluster: EmbeddedCluster, name: str) -> int:
+    """Return how many connections of probes a server has."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s"
+    ((count,),) = cluster[name].execute(query, ["falconas/probe"])
+    assert isinstance(count, int)
+    return count
+
+
+def test_it_says_first_which_nodes_there_are(cluster: EmbeddedCluster) -> None:
+    node = Node("n", cluster["n1"].dsn())
+    with listening(node) as listener:
+        assert listener.found == [[node]]
+        assert listener.prober.nodes == [node]
+
+
+def test_a_node_that_has_gone_is_asked_no_more(cluster: EmbeddedCluster) -> None:
+    nodes = [Node(name, cluster[name].dsn()) for name in ("n1", "n2")]
+    with listening(*nodes) as listener:
+        listener.ask("n1")
+        listener.ask("n2")
+        listener.take(nodes[0])
+        until(lambda: not probes(cluster, "n2"), "the connection is kept")
+        listener.wanted = ["n2"]
+        listener.answers.clear()
+        assert isinstance(listener.ask("n1"), Probe)
+        assert list(listener.answers) == ["n1"]
+        assert probes(cluster, "n1") == 1
+
+
+def test_a_node_that_is_another_server_is_answered_for_by_that_one_only(
+    cluster: EmbeddedCluster,
+) -> None:
+    with (
+        Proxy(cluster["n1"].dsn()) as proxy,
+        listening(Node("n", proxy.dsn)) as listener,
+    ):
+        first = listener.ask("n")
+        proxy.hold()
+        listener.answers.clear()
+        listener.wanted = ["n"]
+        listener.prober.nudge()
+        until(lambda: listener.prober._probes, "no probe is under way")
+
+        listener.take(Node("n", cluster["n2"].dsn()))
+        second = listener.ask("n")
+        until(lambda: not listener.prober._errands, "the old probe goes on")
+
+        assert isinstance(first, Probe)
+        assert isinstance(second, Probe)
+        assert (first.role, second.role) == (Role.PRIMARY, Role.STANDBY)
+        assert listener.doubts == []

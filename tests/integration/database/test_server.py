@@ -74,7 +74,9 @@ def test_it_says_what_its_process_says(
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x\n", "1\n2\n3\n4\n5\n", f"{os.getpid()}\n\n\n1"]
+    "text",
+    ["", "x\n", "1\n2\n3\n4\n5\n", f"{os.getpid()}\n\n\n1"],
+    ids=["empty", "no number", "nobody", "someone else"],
 )
 def test_without_its_process_it_has_no_postmaster(
     server: Server, pid_file: Path, text: str

@@ -15,8 +15,8 @@ from falconas.database.session import (
     ConnectFailed,
     InvalidDsn,
     Session,
-    SessionLost,
 )
+from falconas.database.unserved import SessionLost
 from falconas.errors import Aborted, Code, FalconError, Started, Unavailable
 
 if TYPE_CHECKING:
@@ -345,7 +345,11 @@ def test_a_commit_that_libpq_gave_up_is_an_unknown_outcome(
 
     class Gone:
         status = pq.ConnStatus.OK
-        exec_ = staticmethod(lambda _sql: empty)
+        socket = session.fileno()
+        answers = iter([empty, None])
+        send_query = staticmethod(lambda _sql: None)
+        flush = is_busy = staticmethod(lambda: 0)
+        get_result = staticmethod(lambda: next(Gone.answers))
 
     monkeypatch.setattr(session, "_pgconn", Gone())
     with pytest.raises(Unavailable, match="lost in COMMIT") as caught:
@@ -431,7 +435,7 @@ class Proxy:
             back = threading.Thread(target=self._answers, args=(server, client))
             back.start()
             while data := client.recv(65536):
-                if b"COMMIT\0" in data:
+                if b"; COMMIT; " in data:
                     if self._deliver:
                         self.cut = True
                         server.sendall(data)

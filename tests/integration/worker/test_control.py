@@ -18,6 +18,7 @@ from falconas.protocol import (
     Welcome,
 )
 from falconas.worker.control import WELCOME_WAIT, Control, Dealer, Watch
+from falconas.worker.herald import NodeRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +42,7 @@ def tend(control: Control, broker: Any, until: Any) -> Any:
     end = monotonic() + 20
     while monotonic() < end:
         control.dealer.wait(0.02)
-        control.tend([WORKER], monotonic())
+        control.tend(monotonic())
         if broker.backend.closed:
             continue
         while broker.control.poll(0):
@@ -79,10 +80,55 @@ def test_it_registers_with_its_facts_and_its_scripts(
     assert body == MANIFEST
 
 
-def test_heartbeats_list_the_living_workers(control: Control, broker: Any) -> None:
+def node(name: str, role: str, *, up: bool = True, lsn: int = 1) -> NodeRow:
+    return NodeRow(name, "main", role, up, None, lsn, 0, "")
+
+
+def test_heartbeats_list_the_living_workers_and_the_nodes(
+    control: Control, broker: Any
+) -> None:
+    control.show({"draining": False}, [WORKER], [node("n1", "primary")])
     _, message, body = take(control, broker, Heartbeat)
     assert message.supervisor == SUPERVISOR
-    assert body == [WORKER]
+    assert message.extras == {"draining": False}
+    nodes = [["n1", "main", "primary", True, None, 1, 0, ""]]
+    assert body == {"workers": [WORKER], "nodes": nodes}
+
+
+def test_who_takes_writes_and_who_is_down_is_told_at_once(
+    control: Control, broker: Any
+) -> None:
+    register(control, broker)
+    control.show({}, [], [node("n1", "primary"), node("n2", "standby")])
+    while not broker.take(Heartbeat)[2]["nodes"]:
+        pass
+    for rows in (
+        [node("n1", "primary", up=False), node("n2", "standby", lsn=2)],
+        [node("n1", "primary", up=False), node("n2", "primary", lsn=3)],
+        [node("n2", "primary", lsn=4)],
+    ):
+        control.show({}, [], [row._replace(lsn=0) for row in rows])
+        control.show({}, [], rows)  # no news
+    seen = [broker.take(Heartbeat)[2]["nodes"] for _ in range(3)]
+    assert [[row[2:4] for row in rows] for rows in seen] == [
+        [["primary", False], ["standby", True]],
+        [["primary", False], ["primary", True]],
+        [["primary", True]],
+    ]
+    control.lost(WORKER, b"", "IDLE", "a mark", {})
+    broker.take(Lost)
+    assert not [m for _, m, _ in broker.inbox if isinstance(m, Heartbeat)]
+
+
+def test_a_new_broker_hears_of_the_nodes_at_once(
+    control: Control, broker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("falconas.worker.control.HEARTBEAT_INTERVAL", 3600.0)
+    register(control, broker)
+    control.show({}, [WORKER], [node("n1", "primary")])
+    broker.restart()
+    while not take(control, broker, Heartbeat)[2]["nodes"]:
+        pass
 
 
 def test_a_dead_worker_is_reported_at_once(control: Control, broker: Any) -> None:
@@ -139,7 +185,7 @@ def tend_until_lost(control: Control) -> None:
     while control._welcomed:
         assert monotonic() < end
         control.dealer.wait(0.02)
-        control.tend([], monotonic())
+        control.tend(monotonic())
 
 
 def test_it_says_goodbye(control: Control, broker: Any) -> None:
@@ -180,10 +226,10 @@ def test_a_broker_that_stays_away_is_missed_once_and_its_return_told(
 ) -> None:
     caplog.set_level("INFO")
     control.offer("m1", encode_value(MANIFEST))
-    control.tend([], 100.0)
+    control.tend(100.0)
     assert caplog.messages == []
     for later in (0.0, 0.1):
-        control.tend([], 100.0 + WELCOME_WAIT + later)
+        control.tend(100.0 + WELCOME_WAIT + later)
     register(control, broker)
     assert caplog.messages == [
         f"waiting for a broker at {broker.control_endpoint}",
@@ -195,7 +241,7 @@ def test_a_broker_is_not_missed_before_there_are_scripts(
     control: Control, caplog: pytest.LogCaptureFixture
 ) -> None:
     for now in (100.0, 200.0):
-        control.tend([], now)
+        control.tend(now)
     assert caplog.messages == []
 
 
@@ -227,7 +273,7 @@ def test_without_a_broker_nothing_blocks(tmp_path: Any) -> None:
     control = Control(f"ipc://{tmp_path}/nobody", SUPERVISOR, "here", {})
     control.offer("m1", b"")
     control.lost(WORKER, b"", "RUN", "was killed", {})
-    control.tend([WORKER], monotonic())
+    control.tend(monotonic())
     control.close()
 
 
@@ -241,7 +287,7 @@ def test_watched_files_wake_it(control: Control) -> None:
     control.dealer.watch(reader)
     os.write(writer, b"x")
     while reader not in control.dealer.wait(20.0):
-        control.tend([], monotonic())
+        control.tend(monotonic())
     control.dealer.unwatch(reader)
     control.dealer.unwatch(reader)
     os.close(reader)

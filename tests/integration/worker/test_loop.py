@@ -11,6 +11,7 @@ import pytest
 
 from falconas.codec import encode_value
 from falconas.database.session import ConnectFailed
+from falconas.database.unserved import Behind
 from falconas.errors import Code, Unimplemented
 from falconas.protocol import (
     Cancel,
@@ -39,6 +40,8 @@ OK = Outcome(Kind.OK, Code.OK, encode_value("done"), {"node": "main"})
 
 class FakeConnection:
     """A connection that can be seen to die."""
+
+    role = "standby"
 
     def __init__(self) -> None:
         self.near, self.far = socket.socketpair()
@@ -269,15 +272,22 @@ def test_a_failed_reset_replaces_the_connection(
     broker.take(Status, ready=True)
 
 
+def test_ready_tells_the_role_of_the_node(stage: Stage, broker: Any) -> None:
+    stage.thread.start()
+    _, message, _ = broker.take(Ready)
+    assert message.extras["role"] == "standby"
+
+
 def test_what_could_not_be_started_goes_back(stage: Stage, broker: Any) -> None:
     peer = ready(stage, broker)
     stage.resets = False
-    stage.outcomes.put(OK._replace(returnable=True))
+    stage.outcomes.put(OK._replace(unserved=Behind("later")))
     stage.before_outcome = [lambda: setattr(stage.connections[0], "sound", False)]
     id_ = broker.request(peer, "echo")
     _, returned, _ = broker.take(Return)
     assert returned.id == id_
-    assert returned.extras == {"ready": False}
+    assert returned.reason == "behind"
+    assert returned.extras == {"behind": True, "ready": False}
     broker.take(Status, ready=True)
 
 

@@ -28,9 +28,9 @@ from typing import Any
 
 import pytest
 
+from falconas.worker.channel import bind_life_to
 from falconas.worker.parts import Randomness, parts
 from falconas.worker.process import ProcessState
-from falconas.worker.zygote import bind_life_to
 from tests.child import in_child
 
 

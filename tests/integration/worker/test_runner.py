@@ -14,9 +14,9 @@ from falconas.codec import decode_value, encode_params
 from falconas.database.session import InvalidDsn, Session
 from falconas.errors import Code
 from falconas.protocol import Kind, Request
-from falconas.worker.runner import NoSlot, Outcome, Runner, run_script
+from falconas.worker.runner import Outcome, Runner, run_script
 from falconas.worker.scripts import FolderError, load
-from falconas.worker.slot import Spoiled, State
+from falconas.worker.slot import NoSlot, Spoiled, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -214,7 +214,7 @@ class Stage:
         assert outcome.kind is Kind.ERROR
         body: dict[str, Any] = decode_value(outcome.body)
         assert body["started"] in {"yes", "no", "unknown"}
-        return {"code": outcome.code, "returnable": outcome.returnable} | body
+        return {"code": outcome.code, "returned": outcome.unserved is not None} | body
 
     @property
     def pid(self) -> int:
@@ -399,7 +399,7 @@ def test_a_backend_that_is_terminated_in_the_script_is_unavailable(
     )
     assert error["code"] is Code.UNAVAILABLE
     assert (error["started"], error["retry_safe"]) == ("yes", True)
-    assert not error["returnable"]
+    assert not error["returned"]
     assert not stage.runner.reset()
     stage.runner.session = Session.connect(stage.dsn)
     assert stage.call("add", number=1).kind is Kind.OK
@@ -410,11 +410,11 @@ def test_a_write_that_could_not_begin_can_be_returned(
 ) -> None:
     admin.execute("SELECT pg_terminate_backend(%s, 5000)", (stage.pid,))
     error = stage.error("add", number=1)
-    assert error["returnable"]
+    assert error["returned"]
     assert error["code"] is Code.UNAVAILABLE
     assert (error["started"], error["retry_safe"]) == ("no", True)
     assert not stage.runner.reset()
-    assert stage.error("query", sql="SELECT 1")["returnable"]  # nor can a read
+    assert stage.error("query", sql="SELECT 1")["returned"]  # nor can a read
 
 
 def test_a_statement_cancelled_by_hand_is_cancelled(

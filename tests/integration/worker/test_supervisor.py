@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import psycopg
 import pytest
 
-from falconas.config import environ_of
+from falconas.database.topology import Node
 from falconas.errors import Code
+from falconas.listing import environ_of
 from falconas.protocol import (
     Cancel,
     Disconnect,
@@ -31,107 +30,12 @@ from falconas.protocol import (
     Status,
 )
 from falconas.settings import Database, Settings, Worker
+from falconas.settings import Node as NodeSettings
+from falconas.worker.supervisor import Supervisor
+from tests.integration.worker.host import PATIENCE, SCRIPTS, Host, Running, workers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-PATIENCE = 20.0
-MAIN = """
-import sys, msgspec
-from falconas import logs
-from falconas.config import Settings
-from falconas.worker.supervisor import main
-logs.setup("info", "json")
-sys.exit(main(msgspec.json.decode(sys.stdin.buffer.read(), type=Settings)))
-"""
-SCRIPTS = {
-    "echo": "def run(ctx, value: str):\n    return value\n",
-    # Says that it runs, and then waits for the test to say something.
-    "wait": (
-        "import socket\n"
-        "def run(ctx, path: str):\n"
-        "    with socket.socket(socket.AF_UNIX) as test:\n"
-        "        test.connect(path)\n"
-        "        test.recv(1)\n"
-    ),
-    "leave": "import os\ndef run(ctx):\n    os._exit(0)\n",
-    "crash": "import ctypes\ndef run(ctx):\n    ctypes.string_at(0)\n",
-    # Says that it runs, and does not care for signals or time.
-    "stubborn": (
-        "import signal, socket\n"
-        "def run(ctx, path: str):\n"
-        "    signal.signal(signal.SIGALRM, signal.SIG_IGN)\n"
-        "    with socket.socket(socket.AF_UNIX) as test:\n"
-        "        test.connect(path)\n"
-        "        while True:\n"
-        "            pass\n"
-    ),
-    "child": (
-        "import subprocess, sys\n"
-        "def run(ctx):\n"
-        "    sleep = 'import time; time.sleep(60)'\n"
-        "    return subprocess.Popen([sys.executable, '-c', sleep]).pid\n"
-    ),
-}
-
-
-class Host:
-    """A supervisor in a process of its own."""
-
-    def __init__(
-        self, folder: Path, broker: Any, dsn: str, count: int = 2, **worker: Any
-    ) -> None:
-        self.folder = folder
-        scripts = folder / "scripts"
-        if not scripts.exists():
-            scripts.mkdir()
-            for name, text in SCRIPTS.items():
-                (scripts / f"{name}.py").write_text(text)
-        settings = {
-            "worker": {
-                "backend": broker.backend_endpoint,
-                "control": broker.control_endpoint,
-                "count": count,
-                "scripts": str(scripts),
-                **worker,
-            },
-            "database": {"dsn": dsn},
-        }
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", MAIN],
-            stdin=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        assert self.process.stdin is not None
-        with self.process.stdin as stdin:
-            stdin.write(msgspec.json.encode(settings))
-        self.errors = b""
-
-    def signal(self, signum: int) -> None:
-        self.process.send_signal(signum)
-
-    def wait(self) -> int:
-        assert self.process.stderr is not None
-        self.process.wait(PATIENCE)
-        self.errors = self.process.stderr.read()
-        return self.process.returncode
-
-    def zygote(self) -> int:
-        """Return the supervisor's first child."""
-        pid = self.process.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return min(map(int, children))
-
-    def write(self, script: str, text: str) -> None:
-        (self.folder / "scripts" / f"{script}.py").write_text(text)
-
-    def close(self) -> None:
-        self.process.kill()  # nobody survives that
-        self.process.wait()
-        assert self.process.stderr is not None
-        if not self.errors:  # shown if the test fails
-            sys.stdout.write(self.process.stderr.read().decode())
-        self.process.stderr.close()
 
 
 @pytest.fixture
@@ -141,46 +45,19 @@ def host(tmp_path: Path, broker: Any, database: str) -> Iterator[Host]:
     host.close()
 
 
-class Running:
-    """A request whose script runs until `finish`."""
-
-    def __init__(
-        self, broker: Any, peer: bytes, script: str = "wait", left: float = 20.0
-    ) -> None:
-        with socket.socket(socket.AF_UNIX) as listener:
-            path = Path(broker.backend_endpoint.removeprefix("ipc://")).parent / "wait"
-            path.unlink(missing_ok=True)
-            listener.bind(str(path))
-            listener.listen()
-            listener.settimeout(PATIENCE)
-            self.id = broker.request(peer, script, left, path=str(path))
-            self.script, _ = listener.accept()
-
-    def finish(self) -> None:
-        self.script.close()
-
-
-def workers(broker: Any, count: int = 2) -> list[tuple[bytes, Ready]]:
-    found = []
-    for _ in range(count):
-        peer, message, _ = broker.take(Ready)
-        assert message.extras["ready"] is True
-        found.append((peer, message))
-    return sorted(found, key=lambda pair: pair[1].extras["index"])
-
-
 def test_it_registers_and_fills_its_places(host: Host, broker: Any) -> None:
     _, register, manifest = broker.take(Register)
     assert set(manifest["scripts"]) == set(SCRIPTS)
     assert register.extras["pid"] == host.process.pid
     assert register.extras["count"] == 2
+    assert register.extras["groups"] == {"default": 2}
     first, second = [ready for _, ready in workers(broker)]
     assert first.extras["index"] == 0
     assert second.extras["index"] == 1
     assert first.manifest == second.manifest == register.manifest
     assert first.supervisor == register.supervisor
     alive = {first.worker, second.worker}
-    while set(broker.take(Heartbeat)[2]) != alive:
+    while set(broker.take(Heartbeat)[2]["workers"]) != alive:
         pass
 
 
@@ -259,7 +136,7 @@ def test_a_killed_zygote_is_replaced_and_its_workers_serve_on(
     running.finish()
     assert broker.take(Reply, id=running.id)
     broker.inbox.clear()
-    assert first.worker in broker.take(Heartbeat)[2]
+    assert first.worker in broker.take(Heartbeat)[2]["workers"]
 
 
 def test_no_worker_survives_its_supervisor(host: Host, broker: Any, gone: Any) -> None:
@@ -521,6 +398,36 @@ def test_the_broker_drains_a_host(host: Host, broker: Any) -> None:
     while not broker.take(Heartbeat)[1].extras["draining"]:
         pass
     assert host.wait() == 0
+
+
+# Nodes that are found
+
+
+def test_workers_of_a_node_that_is_another_server_now_are_replaced(
+    broker: Any,
+) -> None:
+    settings = Settings(
+        worker=Worker(control=broker.control_endpoint, count=1),
+        nodes={"pg": NodeSettings(patroni=("http://127.0.0.1:1",))},
+    )
+    supervisor = Supervisor(settings)
+    nodes, policy = supervisor._outlook.nodes, supervisor._policy
+    place = policy.places[0]
+
+    def state() -> tuple[tuple[str, ...], str]:
+        return policy.roster.groups["default"].nodes, place.worn
+
+    try:
+        supervisor._regroup(nodes.update([Node("pg/a", "host=one")]))
+        assert state() == (("pg/a",), "")
+        place.worker, place.node = b"w" * 16, "pg/a"
+        heavier = Node("pg/a", "host=one", weight=2.0)
+        supervisor._regroup(nodes.update([heavier, Node("pg/b", "host=two")]))
+        assert state() == (("pg/a", "pg/b"), "")
+        supervisor._regroup(nodes.update([Node("pg/a", "host=three")]))
+        assert state() == (("pg/a",), "pg/a is another server now")
+    finally:
+        supervisor._end()
 
 
 # What keeps it from starting

@@ -13,17 +13,27 @@ import pytest
 
 from falconas.codec import decode_value
 from falconas.config import Database, Settings, Worker
-from falconas.protocol import Ready, Return
+from falconas.protocol import Ready, Reply, Return
+from falconas.settings import Group
 from falconas.worker import capture
+from falconas.worker.channel import Channel
 from falconas.worker.slot import SlotTable
 from falconas.worker.supervisor import PR_SET_CHILD_SUBREAPER, become_subreaper
-from falconas.worker.zygote import Boot, Channel, Failed, Manifest, Spawn, Spawned
+from falconas.worker.zygote import (
+    Boot,
+    Failed,
+    Manifest,
+    Message,
+    Spawn,
+    Spawned,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PATIENCE = 20.0
 SECRET = "opensesame"
+NOWHERE = f"host=/nowhere password={SECRET}"
 SUPERVISOR = b"s" * 16
 WORKER = b"w" * 16
 
@@ -41,7 +51,7 @@ class Nursery:
     def __init__(self, scripts: Path, endpoint: str, dsn: str) -> None:
         self.slots = SlotTable.create(2)
         self.outputs = capture.make(2)
-        self.channel, theirs = Channel.pair()
+        self.channel, theirs = Channel[Message].pair(Message)
         self.workers: list[int] = []
         fds = (theirs.fileno(), self.slots.fd)
         with theirs:
@@ -54,6 +64,7 @@ class Nursery:
         settings = Settings(
             worker=Worker(backend=endpoint, scripts=str(scripts)),
             database=Database(dsn=dsn),
+            groups={"reports": Group(statement_timeout=5.0)},
         )
         self.channel.send(Boot(settings, SUPERVISOR, os.getpid(), 2, self.outputs))
 
@@ -73,8 +84,8 @@ class Nursery:
                 manifest: dict[str, Any] = decode_value(body)
                 return manifest
 
-    def spawn(self, place: int = 0) -> int:
-        self.channel.send(Spawn(place, WORKER))
+    def spawn(self, place: int = 0, dsn: str = NOWHERE) -> int:
+        self.channel.send(Spawn(place, WORKER, "reports", "n2", dsn))
         message = self.receive()
         assert isinstance(message, Spawned)
         assert message.worker == WORKER
@@ -98,13 +109,16 @@ def scripts(tmp_path: Path) -> Path:
     folder = tmp_path / "scripts"
     folder.mkdir()
     (folder / "echo.py").write_text("def run(ctx, value: str):\n    return value\n")
+    (folder / "timeout.py").write_text(
+        "def run(ctx):\n"
+        "    return ctx.db.execute('SHOW statement_timeout').fetchone()[0]\n"
+    )
     return folder
 
 
 @pytest.fixture
 def nursery(subreaper: None, scripts: Path, broker: Any) -> Iterator[Nursery]:
-    dsn = f"host=/nowhere password={SECRET}"
-    nursery = Nursery(scripts, broker.backend_endpoint, dsn)
+    nursery = Nursery(scripts, broker.backend_endpoint, NOWHERE)
     yield nursery
     nursery.close()
 
@@ -131,7 +145,10 @@ def parent(pid: int) -> int:
 
 
 def test_it_tells_what_scripts_there_are(nursery: Nursery) -> None:
-    assert list(nursery.manifest()["scripts"]) == ["echo"]
+    entries = nursery.manifest()["scripts"]
+    assert {name: entry["group"] for name, entry in entries.items()} == {
+        "echo": "reports", "timeout": "reports"
+    }  # fmt: skip
 
 
 def test_a_large_manifest_comes_in_parts(
@@ -142,7 +159,7 @@ def test_a_large_manifest_comes_in_parts(
         (scripts / f"script{number}.py").write_text(text)
     nursery = Nursery(scripts, broker.backend_endpoint, "")
     try:
-        assert len(nursery.manifest()["scripts"]) == 41
+        assert len(nursery.manifest()["scripts"]) == 42
     finally:
         nursery.close()
 
@@ -168,7 +185,21 @@ def test_a_worker_introduces_itself_to_the_broker(
     assert ready.supervisor == SUPERVISOR
     assert ready.extras["pid"] == pid
     assert ready.extras["index"] == 1
+    assert (ready.group, ready.node) == ("reports", "n2")
     assert ready.extras["ready"] is False  # there is no database
+
+
+def test_a_worker_connects_where_it_is_told_to_as_its_group_wants_it(
+    nursery: Nursery, broker: Any, database: str
+) -> None:
+    nursery.manifest()
+    nursery.spawn(dsn=database)
+    peer, ready, _ = broker.take(Ready)
+    assert ready.extras["ready"] is True
+    id_ = broker.request(peer, "timeout")
+    _, reply, body = broker.take(Reply, id=id_)
+    assert reply.extras["node"] == "n2"
+    assert body == "5s"
 
 
 def test_workers_of_one_zygote_connect_apart(nursery: Nursery, broker: Any) -> None:
@@ -225,24 +256,13 @@ def test_nobody_comes_alive_after_the_channel_was_finished(nursery: Nursery) -> 
     nursery.manifest()
     before = children()
     os.kill(nursery.process.pid, signal.SIGSTOP)
-    nursery.channel.send(Spawn(0, WORKER))
+    nursery.channel.send(Spawn(0, WORKER, "reports", "n2", NOWHERE))
     assert nursery.channel.finish() == []
     os.kill(nursery.process.pid, signal.SIGCONT)
     assert nursery.process.wait(PATIENCE) == 0
     for pid in children() - before:
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
     assert nursery.slots.slot(0).read().state.name == "BOOT"
-
-
-def test_what_was_said_before_the_end_is_heard() -> None:
-    channel, theirs = Channel.pair()
-    zygote = Channel(theirs)
-    channel.send(Spawn(0, WORKER))
-    zygote.send(Spawned(WORKER, 1))
-    zygote.close()  # with a message unread: that is an error on the other side
-    assert channel.receive() == Spawned(WORKER, 1)
-    assert channel.receive() is None
-    channel.close()
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from falconas.broker.invariants import check_invariants
 from falconas.broker.records import Peer, Pending, ScriptInfo, Send, Socket, Worker
 from falconas.codec import decode_value, encode_value
 from falconas.errors import Code
-from falconas.protocol import Lost, Ready, Register, Reply, Request, Return
+from falconas.protocol import Heartbeat, Lost, Ready, Register, Reply, Request, Return
 from falconas.settings import Broker
 
 EPOCH = b"epoch-01"
@@ -51,6 +51,7 @@ class Desk:
         *,
         manifest: str = "m",
         group: str = "default",
+        node: str = "main",
         link: str = "",
         supervisor: bytes = b"S" * 16,
         **extras: Any,
@@ -58,9 +59,16 @@ class Desk:
         """Let a worker say READY, by the connection `link` (its name if not given)."""
         uuid = name.encode().ljust(16, b".")
         extras = {"host": "host", "index": name, **extras}
-        ready = Ready(uuid, uuid, supervisor, group, manifest, "main", extras)
+        ready = Ready(uuid, uuid, supervisor, group, manifest, node, extras)
         self.core.ready(self.backend(link or name), ready, self.now)
         return self.take()
+
+    def report(self, *entries: list[Any], uuid: bytes = b"S" * 16) -> list[Send]:
+        """Let a supervisor say how its nodes are (see `node`)."""
+        peer = Peer(Socket.CONTROL, b"control" + uuid[:1])
+        body = encode_value({"nodes": [*entries]})
+        self.core.heartbeat(peer, Heartbeat(b"h", uuid, {}), body, self.now)
+        return [s for s in self.take() if s.socket is not Socket.CONTROL]
 
     def ask(
         self,
@@ -125,6 +133,21 @@ class Desk:
 
     def known(self, name: str) -> Worker:
         return self.pool.by_uuid[name.encode().ljust(16, b".")]
+
+
+def node(
+    name: str,
+    role: str = "standby",
+    *,
+    up: bool = True,
+    lag: float | None = 0.0,
+    lsn: int = 10,
+    timeline: int = 0,
+    database: str = "main",
+    reason: str = "",
+) -> list[Any]:
+    """Return what a HEARTBEAT says of a node."""
+    return [name, database, role, up, lag, lsn, timeline, reason]
 
 
 def serving(*names: str, **settings: Any) -> Desk:

@@ -23,10 +23,12 @@ from hypothesis.stateful import (
 from falconas.errors import Code
 from falconas.protocol import Disconnect, Status
 from tests.unit.broker.peers import SCRIPTS, Asked, Link, Process
+from tests.unit.broker.views import DATABASE
 from tests.unit.broker.world import World
 
 INDEX = st.integers(0, 5)
 FEW = st.integers(0, 2)
+NODE = st.sampled_from(["n1", "n2"])
 ANSWERED = st.sampled_from(["REPLY", "RESET", "IDLE"])
 STEPS = 50
 
@@ -54,12 +56,16 @@ class BrokerMachine(RuleBasedStateMachine):
         registered=st.sampled_from([True, True, True, False]),
         work_on=st.booleans(),
         envelope=st.sampled_from([(), (b"",)]),
+        second=NODE,
+        looked=st.booleans(),
     )
     def begin(
         self,
         third: str,
         envelope: tuple[bytes, ...],
+        second: str,
         *,
+        looked: bool,
         registered: bool,
         work_on: bool,
     ) -> None:
@@ -70,8 +76,10 @@ class BrokerMachine(RuleBasedStateMachine):
             if registered:
                 world.register(host)
                 world.deliver(host.link, 1)
-        for _ in range(2):
-            world.spawn(world.hosts[0], "default")
+            if looked:
+                self.probe(len(world.hosts) - 1)
+        for node in ("n1", second):
+            world.spawn(world.hosts[0], "default", node)
         if third != "none":
             host = world.hosts[third == "b"]
             world.spawn(host, "other" if third == "other group" else "default")
@@ -91,6 +99,7 @@ class BrokerMachine(RuleBasedStateMachine):
         priority=st.sampled_from([0, 0, 3, -3, 99]),
         padding=st.sampled_from([0, 0, 50]),
         watched=st.booleans(),
+        min_lsn=st.sampled_from([None, None, 5, 12, 25]),
     )
     def ask(
         self,
@@ -99,11 +108,14 @@ class BrokerMachine(RuleBasedStateMachine):
         budget: float | None,
         priority: int,
         padding: int,
+        min_lsn: int | None,
         *,
         watched: bool,
     ) -> None:
         caller = self.world.callers[who]
-        extras = {"priority": priority, "cancel_on_disconnect": watched}
+        extras: dict[str, Any] = {"priority": priority, "cancel_on_disconnect": watched}
+        if min_lsn is not None:
+            extras["min_lsn"] = {DATABASE: min_lsn}
         self.world.ask(caller, script, budget, extras, padding)
 
     @rule(who=FEW, script=st.sampled_from(SCRIPTS[:4]), count=st.integers(2, 4))
@@ -177,6 +189,53 @@ class BrokerMachine(RuleBasedStateMachine):
     @rule(index=INDEX, ok=st.booleans(), ready=st.sampled_from([True, True, False]))
     def finish(self, index: int, *, ok: bool, ready: bool) -> None:
         pick(self.running(), index).finish(ok, ready)
+
+    def on_standby(self) -> list[Process]:
+        return [w for w in self.running() if w.node.role == "standby"]
+
+    @rule(
+        who=FEW,
+        script=st.sampled_from(["read", "fresh", "only_a"]),
+        ready=st.sampled_from([True, True, False]),
+        then=st.booleans(),
+    )
+    def conflict(self, who: int, script: str, *, ready: bool, then: bool) -> None:
+        """Let the recovery of standbys cancel what they run, perhaps twice."""
+        self.ask_and_start(who, script)
+        for worker in self.on_standby():
+            worker.conflict(ready)
+            self.world.deliver(worker.link, 9)
+        if then:
+            self.serve_all()
+
+    @needs(running)
+    @rule(index=INDEX, then=st.booleans())
+    def lose_connection(self, index: int, *, then: bool) -> None:
+        """Let a node end a connection under what runs."""
+        worker = pick(self.running(), index)
+        worker.lose_connection()
+        if then:
+            self.world.deliver(worker.link, 9)
+            self.serve_all()
+
+    @rule(
+        who=FEW,
+        script=st.sampled_from(["read", "fresh", "only_a"]),
+        min_lsn=st.sampled_from([5, 12, 25]),
+        then=st.booleans(),
+    )
+    def read_own_writes(
+        self, who: int, script: str, min_lsn: int, *, then: bool
+    ) -> None:
+        """Ask for what only some nodes have replayed; a standby looks and says no."""
+        extras = {"min_lsn": {DATABASE: min_lsn}}
+        self.world.ask(self.world.callers[who], script, None, extras)
+        for worker in self.alive():
+            if worker.node.role == "standby":
+                self.world.start(worker)
+                self.world.deliver(worker.link, 9)
+        if then:
+            self.serve_all()
 
     def overdue(self) -> list[Process]:
         now = self.world.now
@@ -371,17 +430,78 @@ class BrokerMachine(RuleBasedStateMachine):
         of=st.integers(0, 1),
         group=st.sampled_from(["default", "other"]),
         beats=st.sampled_from([0, 0, 1, 1, 2]),
+        node=NODE,
     )
-    def spawn(self, of: int, group: str, beats: int = 0) -> None:
+    def spawn(self, of: int, group: str, beats: int = 0, node: str = "n1") -> None:
         """Start a worker; so many heartbeats from before its time come after it."""
         host = self.world.hosts[of]
         for _ in range(beats):
             self.world.beat(host)
-        worker = self.world.spawn(host, group)
+        worker = self.world.spawn(host, group, node)
         self.world.deliver(worker.link, 1)
         self.world.start(worker)
         if beats:
             self.world.deliver(host.link, 9)
+
+    # Nodes
+
+    def probe(self, of: int) -> None:
+        """Let a supervisor see the nodes as they are, and say so."""
+        host = self.world.hosts[of]
+        self.world.look(host)
+        self.heartbeat(of)
+
+    @rule(of=st.integers(0, 1))
+    def probed(self, of: int) -> None:
+        self.probe(of)
+
+    @rule(node=NODE, of=st.sampled_from([None, 0, 1]))
+    def promote(self, node: str, of: int | None) -> None:
+        """Let a standby become the primary; supervisors may learn it late."""
+        self.world.promote(self.world.nodes[node])
+        if of is not None:
+            self.probe(of)
+
+    @rule(node=NODE, of=st.sampled_from([None, 0, 1]))
+    def fail_or_return(self, node: str, of: int | None) -> None:
+        self.world.nodes[node].up = not self.world.nodes[node].up
+        if of is not None:
+            self.probe(of)
+
+    @rule(
+        node=NODE,
+        lsn=st.sampled_from([0, 5, 20]),
+        lag=st.sampled_from([0.0, 0.5, 3.0, None]),
+        of=st.sampled_from([None, 0, 1]),
+    )
+    def replay(self, node: str, lsn: int, lag: float | None, of: int | None) -> None:
+        """Let a node go on in the log, fall behind, or catch up."""
+        at = self.world.nodes[node]
+        at.lsn += lsn
+        at.lag = 0.0 if at.role == "primary" else lag
+        if of is not None:
+            self.probe(of)
+
+    @rule(who=FEW, of=st.integers(0, 1))
+    def fall_behind(self, who: int, of: int) -> None:
+        """Let standbys lag, and ask for what must be fresh."""
+        for node in self.world.nodes.values():
+            node.lag = 3.0 if node.role == "standby" else 0.0
+        self.probe(of)
+        self.world.ask(self.world.callers[who], "fresh")
+
+    @rule(who=FEW, of=st.integers(0, 1))
+    def catch_up(self, who: int, of: int) -> None:
+        """Let a request wait until a standby has replayed what it wants to see."""
+        nodes = self.world.nodes.values()
+        for node in nodes:
+            node.up, node.lsn = node.role == "standby", 10
+        self.probe(0)
+        self.probe(1)
+        self.read_own_writes(who, "read", 25, then=False)
+        for node in nodes:
+            node.lsn = 30
+        self.probe(of)
 
     # Links, supervisors, time
 

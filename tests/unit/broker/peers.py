@@ -18,30 +18,48 @@ from falconas.protocol import (
     Return,
     Welcome,
 )
+from tests.unit.broker.views import DATABASE, Node, View
 
 
-def _entry(idempotent: bool, budget: float | None = None) -> dict[str, Any]:
-    return {"idempotent": idempotent, "budget": budget, "error": None}
+def _entry(
+    access: str,
+    idempotent: bool,
+    budget: float | None = None,
+    group: str | None = None,
+    max_lag: float | None = None,
+) -> dict[str, Any]:
+    return {
+        "access": access,
+        "idempotent": idempotent,
+        "budget": budget,
+        "group": group,
+        "max_lag": max_lag,
+        "error": None,
+    }
 
 
 MANIFESTS: dict[str, dict[str, dict[str, Any]]] = {
     "a": {
-        "read": _entry(True),
-        "write": _entry(False),
-        "brief": _entry(True, 0.5),
-        "both": _entry(True),
-        "only_a": _entry(False),
-        "broken": {**_entry(False), "error": "SyntaxError: line 1"},
+        "read": _entry("read", True),
+        "write": _entry("write", False),
+        "brief": _entry("read", True, 0.5),
+        "both": _entry("read", True),
+        "only_a": _entry("read", False),
+        "fresh": _entry("read", True, max_lag=1.0),
+        "bound": _entry("write", True, group="other"),
+        "broken": {**_entry("write", False), "error": "SyntaxError: line 1"},
     },
     "b": {
-        "read": _entry(True),
-        "write": _entry(False),
-        "brief": _entry(True, 0.5),
-        "both": _entry(False),
-        "only_b": _entry(True),
+        "read": _entry("read", True),
+        "write": _entry("write", False),
+        "brief": _entry("read", True, 0.5),
+        "both": _entry("write", False),
+        "only_b": _entry("write", True),
+        "fresh": _entry("read", True, max_lag=0.2),
     },
 }
 SCRIPTS = ["read", "write", "read", "write", "brief", "both", "only_a", "only_b"]
+SCRIPTS += ["fresh", "bound"]
 CAPS = {"brief": 0.5}
 
 
@@ -82,6 +100,10 @@ class Asked:
     verdict: tuple[Reply, bytes] | None = None
     held_until: float | None = None
     cancelled_at: float | None = None
+    min_lsn: int | None = None
+    attempt: int = 0
+    behind: bool = False  # a node had not replayed what it wants to see
+    conflicted: bool = False  # a standby's recovery cancelled it
     watched: bool = False  # to be cancelled when the caller is gone
     deserted: bool = False  # the caller has been gone for too long
 
@@ -99,6 +121,7 @@ class Host:
     manifest: str
     link: Link
     beating: bool = True
+    views: dict[str, View] = field(default_factory=dict)  # of nodes, as last probed
     cancels: set[Any] = field(default_factory=set)
 
     def read(self) -> None:
@@ -119,6 +142,7 @@ class Process:
     group: str
     link: Link
     manifest: str
+    node: Node
     alive: bool = True
     introductions: int = 0
     welcomed: bool = False
@@ -147,7 +171,7 @@ class Process:
             host.uuid,
             self.group,
             self.manifest,
-            "main",
+            self.node.name,
             extras,
         )
         self.link.up.append((ready, b""))
@@ -179,13 +203,41 @@ class Process:
             item = self.inbox.pop(0)
             request = item[0]
             assert request.budget is not None
-            if now < request.budget:
+            lack = self._lack(request)
+            if now < request.budget and lack:
+                self.answer(Return(request.id, "not here", {lack: True}), b"")
+            elif now < request.budget:
                 self.running, self.last = item, None
                 assert isinstance(request.id, bytes)
                 self.slot = request.id
                 return request
-            self._refuse(request, Code.DEADLINE_EXCEEDED)
+            else:
+                self._refuse(request, Code.DEADLINE_EXCEEDED)
         return None
+
+    def _lack(self, request: Request) -> str:
+        """Say what its node lacks for a request; empty: nothing."""
+        if self.node.role == "primary":
+            return ""
+        if MANIFESTS[self.manifest][request.script]["access"] == "write":
+            return "refused"
+        wanted = request.extras.get("min_lsn", {}).get(DATABASE, 0)
+        return "behind" if self.node.lsn < wanted else ""
+
+    def conflict(self, ready: bool) -> None:
+        """Answer that the recovery of a standby cancelled what runs."""
+        self._broken_off(Code.ABORTED, {"conflict": True, "ready": ready})
+
+    def lose_connection(self) -> None:
+        """Answer that the node ended the connection under what runs."""
+        self._broken_off(Code.UNAVAILABLE, {"lost": True, "ready": False})
+
+    def _broken_off(self, code: Code, extras: dict[str, Any]) -> None:
+        assert self.running is not None
+        (request, _), self.running = self.running, None
+        fields = {"message": "broken off", "started": "yes"}
+        reply = Reply(request.id, Kind.ERROR, code, extras)
+        self.answer(reply, encode_value(fields))
 
     def finish(self, ok: bool, ready: bool) -> None:
         """Answer what runs with its nonce."""

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from falconas.broker.admission import budget_of, refusal
+from falconas.broker.admission import budget_of, priority_of, refusal
 from falconas.broker.flow import Flow
 from falconas.broker.records import Client, ScriptInfo
 from falconas.errors import Code
@@ -117,3 +119,31 @@ def test_a_header_must_fit_as_we_write_it(
     request = Request(b"id", "read", None, extras)
     error = refusal(flow, client, request, CAPPED, 0, 200.0)
     assert (Code.OK if error is None else error.code) is code
+
+
+@pytest.mark.parametrize("min_lsn", [None, 1, [], "0/0", {"main": -1}, {"main": "1"}])
+def test_a_position_that_is_none_is_refused(
+    flow: Flow, client: Client, min_lsn: Any
+) -> None:
+    request = Request(b"id", "read", None, {"min_lsn": min_lsn})
+
+    error = refusal(flow, client, request, CAPPED, 0, 200.0)
+
+    assert error is not None
+    assert error.code is Code.INVALID_ARGUMENT
+    assert error.message.startswith("min_lsn must be a map of databases to positions")
+
+
+def test_positions_by_database_are_taken(flow: Flow, client: Client) -> None:
+    request = Request(b"id", "read", None, {"min_lsn": {"main": 2**63, "shard": 0}})
+
+    assert refusal(flow, client, request, CAPPED, 0, 200.0) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "priority"),
+    [(3, 3), (-3, -3), (0, 0), (4, 0), (None, 0), ("1", 0), (True, 0), (1.0, 0)],
+)
+def test_what_is_no_priority_counts_as_0(said: Any, priority: int) -> None:
+    assert priority_of({"priority": said}) == priority
+    assert priority_of({}) == 0

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from falconas.broker.backlog import BOOST, Backlog, Queue
-from falconas.broker.records import Client, LaneKey
+from falconas.broker.records import Client, Demand, LaneKey
 from tests.unit.broker.desk import pending
 
 A, B = LaneKey("a", "default", ""), LaneKey("b", "default", "")
@@ -159,3 +159,23 @@ def test_everything_can_be_taken_the_oldest_first() -> None:
     assert (backlog.count, backlog.bytes) == (0, 0)
     assert not backlog.queues
     assert first.queue is None
+
+
+def test_requests_that_news_of_nodes_may_release_are_at_hand() -> None:
+    backlog = Backlog(10, 100)
+    lane = frozenset({A})
+    for number in range(1, 5):
+        request = pending(number, client=Client(b"c", b"c", session=False))
+        request.demand = Demand.REPLAYED if number > 1 else Demand.NOTHING
+        backlog.push(request, lane)
+    assert [*backlog.demanding] == [2, 3, 4]
+
+    backlog.remove(backlog.demanding[3])
+    first, second = backlog.pop(A), backlog.pop(A)
+
+    assert first
+    assert second
+    assert (first.number, second.number) == (1, 2)
+    assert [*backlog.demanding] == [4]
+    assert [request.number for request in backlog.take_all()] == [4]
+    assert backlog.demanding == {}

@@ -33,7 +33,7 @@ from falconas.protocol import (
     Status,
     Welcome,
 )
-from tests.unit.broker.desk import EPOCH, MANIFEST, Desk, serving
+from tests.unit.broker.desk import EPOCH, MANIFEST, Desk, node, serving
 
 SESSION = b"session of 16 b."
 
@@ -49,6 +49,12 @@ def control(name: str = "controlS") -> Peer:
 def hello(desk: Desk, link: str, session: bytes = SESSION) -> list[Send]:
     desk.core.hello(frontend(link), Hello(b"hello", session, {}), desk.now)
     return desk.take()
+
+
+def workers(*names: str) -> bytes:
+    """Return the body of a HEARTBEAT of these workers."""
+    uuids = [name.encode().ljust(16, b".") for name in names]
+    return encode_value({"workers": uuids})
 
 
 def beat(desk: Desk, body: bytes, uuid: bytes = b"S" * 16) -> list[Send]:
@@ -568,6 +574,37 @@ def test_a_manifest_that_is_none_is_refused() -> None:
     assert not desk.core.hosts.supervisors
 
 
+def test_a_conflict_on_a_standby_is_no_answer_yet() -> None:
+    desk = Desk()
+    desk.register(scripts={"read": {"access": "read", "idempotent": True}})
+    desk.report(node("n1"), node("n2", "primary"))
+    desk.worker("w1", node="n1")
+    desk.now += 1.0
+    desk.worker("w2", node="n2")
+    desk.ask("read")
+    sent = desk.handed()
+    reply = Reply(sent.message.id, Kind.ERROR, Code.ABORTED, {"conflict": True})
+
+    desk.core.reply(Peer(Socket.BACKEND, sent.identity), reply, b"", desk.now)
+
+    assert desk.handed().identity == b"w2"
+    assert desk.known("w1").errors == 1
+
+
+def test_those_whom_a_heartbeat_leaves_out_get_nothing_by_its_news() -> None:
+    desk = serving("w1")
+    desk.report(node("main"))
+    desk.ask("write")
+    beat(desk, workers())
+    desk.now += UNLISTED_FOR
+    body = {"workers": [], "nodes": [node("main", "primary")]}
+
+    sends = beat(desk, encode_value(body))
+
+    assert not [s for s in sends if isinstance(s.message, Request)]
+    assert desk.flow.backlog.count == 1
+
+
 def test_register_is_welcomed_each_time() -> None:
     desk = Desk()
     for _ in range(2):
@@ -580,7 +617,7 @@ def test_heartbeat_is_answered_with_the_clock() -> None:
     desk = serving("w1")
     desk.now += 2.0
 
-    (send,) = beat(desk, encode_value([b"w1".ljust(16, b".")]))
+    (send,) = beat(desk, workers("w1"))
 
     assert isinstance(send.message, Heartbeat)
     assert send.message.extras == {"epoch": EPOCH, "now": 102.0}
@@ -592,7 +629,7 @@ def test_workers_that_two_heartbeats_do_not_list_are_gone() -> None:
     desk.worker("other", supervisor=b"T" * 16)
     desk.ask("write")
     desk.take()
-    only_w2 = encode_value([b"w2".ljust(16, b".")])
+    only_w2 = workers("w2")
 
     assert not introductions(beat(desk, only_w2))
     assert not introductions(beat(desk, only_w2))  # at once, for something changed
@@ -609,7 +646,7 @@ def test_workers_that_two_heartbeats_do_not_list_are_gone() -> None:
 
 def test_a_worker_that_is_listed_in_between_stays() -> None:
     desk = serving("w1")
-    nobody, all_ = encode_value([]), encode_value([b"w1".ljust(16, b".")])
+    nobody, all_ = workers(), workers("w1")
 
     for body in (nobody, all_, nobody, all_, nobody):
         desk.now += UNLISTED_FOR
@@ -618,11 +655,16 @@ def test_a_worker_that_is_listed_in_between_stays() -> None:
     assert desk.known("w1")
 
 
-@pytest.mark.parametrize("body", [b"", b"\xc1", encode_value(1)])
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"\xc1", *map(encode_value, (1, [], {}, {"workers": 1, "nodes": {"a": 1}}))],
+)
 def test_a_heartbeat_without_a_list_says_nothing_of_workers(body: bytes) -> None:
     desk = serving("w1")
 
-    beat(desk, body)
+    for _ in range(3):
+        desk.now += UNLISTED_FOR
+        beat(desk, body)
 
     assert desk.known("w1")
 

@@ -9,11 +9,11 @@ import pytest
 
 from falconas.broker.flow import VERDICT_GRACE
 from falconas.broker.quarantine import Suspect
-from falconas.broker.records import Peer, Send, Socket
+from falconas.broker.records import Peer, Send, Socket, Tally
 from falconas.codec import decode_value, encode_value
 from falconas.errors import Code
 from falconas.protocol import Cancel, Kind, Reply, Request, Status
-from tests.unit.broker.desk import EPOCH, Desk, serving
+from tests.unit.broker.desk import EPOCH, Desk, node, serving
 
 
 def test_an_idle_worker_gets_a_request_at_once() -> None:
@@ -562,3 +562,30 @@ def test_the_envelope_of_a_req_is_kept() -> None:
     (answer,) = desk.take()
     assert (answer.identity, answer.envelope) == (b"c1", (b"17", b""))
     assert answer.body == b"result"
+
+
+def test_the_wait_for_a_node_counts_from_the_first_return() -> None:
+    desk = serving("w1")
+    desk.report(node("main", "primary"))
+    desk.ask("write", budget=50.0)
+    wait = desk.core.settings.worker_wait
+    desk.give_back(desk.handed(), refused=True)
+    desk.tick(wait / 2)
+    (again,) = desk.report(node("main", "primary"))
+
+    desk.give_back(again, refused=True)
+
+    (waiting,) = desk.flow.backlog
+    assert waiting.due == 100.0 + wait
+    desk.tick(wait / 2 + 0.02)
+    assert desk.verdict()[1] is Code.UNAVAILABLE
+
+
+def test_a_lost_request_counts_as_an_error_of_its_node() -> None:
+    desk = serving("w1", "w2")
+    desk.ask("write")
+    started = desk.handed()
+    desk.lost("w1", started.message.id)
+    desk.lost("w2")
+
+    assert desk.pool.tallies == {"main": Tally(1, 1)}

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from falconas.broker.hosts import REASON_LIMIT, SILENCE, Hosts
+from falconas.broker.hosts import REASON_LIMIT, SILENCE, Hosts, beat_of
 from falconas.broker.quarantine import Quarantine, Suspect
+from falconas.codec import encode_value
 from falconas.errors import FalconError, InvalidArgument, NotFound, Unavailable
 from falconas.protocol import NAME_LIMIT, Heartbeat, Register
 
@@ -29,7 +30,9 @@ def test_three_missed_heartbeats_are_silence() -> None:
     assert [s.uuid for s in hosts.silent(10.1 + SILENCE)] == [b"1"]
     assert [*hosts.supervisors] == [b"2"]
     assert hosts.supervisors[b"2"].identity == b"new link"
-    hosts.leave(b"new link")
+    (gone,) = hosts.leave(b"new link")
+    assert gone.uuid == b"2"
+    assert hosts.leave(b"new link") == []
     assert hosts.departed == ["host host is silent: given up", "host host left"]
 
 
@@ -164,3 +167,21 @@ def test_the_version_that_is_shown_is_quarantined_or_not() -> None:
     assert hosts.catalogue(quarantine) == {"a": {"hash": "new"}}
     assert hosts.entry(Suspect("m1", "a")) == {"hash": "old"}
     assert hosts.entry(Suspect("m3", "a")) == hosts.entry(Suspect("m1", "b")) == {}
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [
+        ({"workers": [b"w"], "nodes": [1]}, ([b"w"], [1])),
+        ({"workers": "w"}, (None, None)),
+        ({}, (None, None)),
+        ([b"w"], (None, None)),
+        (None, (None, None)),
+    ],
+)
+def test_a_heartbeats_body_is_read_as_far_as_it_can_be(said: Any, read: Any) -> None:
+    assert beat_of(encode_value(said)) == read
+
+
+def test_a_heartbeats_body_may_be_no_value_at_all() -> None:
+    assert beat_of(b"\xc1") == (None, None)

@@ -8,7 +8,7 @@ import pytest
 
 from falconas.broker.invariants import check_invariants
 from falconas.broker.quarantine import Suspect
-from falconas.broker.records import Pending, Worker
+from falconas.broker.records import Demand, Pending, Worker
 from tests.unit.broker.desk import Desk, serving
 
 
@@ -192,11 +192,19 @@ def held_back(desk: Desk) -> None:
     desk.flow.backlog.queues = {frozenset(): request.queue}
     suspect = Suspect("m", request.script)
     desk.pool.quarantine.since[suspect] = desk.now
-    desk.pool._routes.clear()
+    desk.pool.routes.clear()
 
 
 def dead_at_work(desk: Desk) -> None:
     desk.known("w3").dead = True
+
+
+def not_demanding(desk: Desk) -> None:
+    waiting(desk).demand = Demand.PRIMARY
+
+
+def stale_route(desk: Desk) -> None:
+    desk.pool.routes["only_n"] = frozenset()
 
 
 PLANTED: dict[Callable[[Desk], None], str] = {
@@ -215,6 +223,8 @@ PLANTED: dict[Callable[[Desk], None], str] = {
     elsewhere: "lies elsewhere",
     waits_in_hand: "waits and is in hand",
     ended_waits: "ended but waits",
+    not_demanding: "would miss the news",
+    stale_route: "a route of before",
     too_early: "given up too early",
     too_late: "given up too late",
     idle_beside_queue: "beside an idle worker",

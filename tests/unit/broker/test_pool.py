@@ -5,17 +5,17 @@ from typing import Any
 
 import pytest
 
-from falconas.broker.pool import MANIFESTS, UNLISTED_FOR, Pool, script_infos
+from falconas.broker.pool import MANIFESTS, TALLIES, UNLISTED_FOR, Pool, script_infos
 from falconas.broker.quarantine import Suspect
-from falconas.broker.records import LaneKey, ScriptInfo, Worker
-from tests.unit.broker.desk import pending
+from falconas.broker.records import Demand, LaneKey, ScriptInfo, Tally, Worker
+from tests.unit.broker.desk import node, pending
 
 A, B = LaneKey("a", "default", ""), LaneKey("b", "default", "")
 READ = ScriptInfo("read")
 
 
 def worker(name: bytes, lane: LaneKey = A, supervisor: bytes = b"s") -> Worker:
-    return Worker(name, b"link " + name, supervisor, lane, "main", {}, ready=True)
+    return Worker(name, b"link " + name, supervisor, lane, {}, ready=True)
 
 
 @pytest.fixture
@@ -240,3 +240,116 @@ def test_a_manifest_says_what_does_not_load() -> None:
     infos = script_infos({"scripts": {"a": entry}})
 
     assert infos["a"] == ScriptInfo("a", idempotent=True, error="SyntaxError")
+
+
+@pytest.mark.parametrize(
+    ("entry", "info"),
+    [
+        ({"access": "read"}, ScriptInfo("a", access="read")),
+        ({"access": "write", "group": None}, ScriptInfo("a")),
+        ({"access": 1, "group": 1, "max_lag": "1"}, ScriptInfo("a")),
+        ({"max_lag": 0}, ScriptInfo("a", max_lag=0.0)),
+        ({"max_lag": -1.0}, ScriptInfo("a")),
+        ({"group": "g", "max_lag": 2}, ScriptInfo("a", group="g", max_lag=2.0)),
+    ],
+)
+def test_a_manifest_says_where_a_script_may_run(
+    entry: dict[str, Any], info: ScriptInfo
+) -> None:
+    assert script_infos({"scripts": {"a": entry}})["a"] == info
+
+
+def test_a_script_runs_in_its_group_or_in_any(pool: Pool) -> None:
+    bound = ScriptInfo("bound", group="reports")
+    pool.learn("c", {"bound": bound, "free": ScriptInfo("free")})
+    one, other = LaneKey("c", "reports", "n1"), LaneKey("c", "default", "n1")
+    idle(pool, b"1", lane=one)
+    idle(pool, b"2", lane=other)
+
+    assert pool.route("bound") == {one}
+    assert pool.route("free") == {one, other}
+
+
+def test_routes_follow_what_is_known_of_nodes(pool: Pool) -> None:
+    fresh = ScriptInfo("fresh", access="read", max_lag=1.0)
+    pool.learn("c", {"write": ScriptInfo("write"), "fresh": fresh})
+    n1, n2 = LaneKey("c", "default", "n1"), LaneKey("c", "default", "n2")
+    idle(pool, b"1", lane=n1)
+    idle(pool, b"2", lane=n2)
+    assert pool.route("write") == pool.route("fresh") == {n1, n2}
+
+    pool.nodes.hear(b"s", [node("n1", "primary"), node("n2", lag=1.5)])
+    assert pool.regrade()
+
+    assert pool.route("write") == pool.route("fresh") == {n1}
+    pool.nodes.hear(b"s", [node("n1", "primary"), node("n2", lag=1.4)])
+    assert not pool.regrade()
+    pool.nodes.hear(b"s", [node("n1", "primary"), node("n2", lag=1.0)])
+    assert pool.regrade()
+    assert pool.route("fresh") == {n1, n2}
+
+
+def test_a_lag_that_a_new_script_minds_counts_from_then_on(pool: Pool) -> None:
+    pool.nodes.hear(b"s", [node("n1", lag=1.5)])
+    pool.regrade()
+
+    pool.learn("c", {"fresh": ScriptInfo("fresh", access="read", max_lag=1.0)})
+
+    assert not pool.regrade()
+    pool.nodes.hear(b"s", [node("n1", lag=0.5)])
+    assert pool.regrade()
+
+
+def test_a_demand_narrows_the_route(pool: Pool) -> None:
+    n1, n2 = LaneKey("a", "default", "n1"), LaneKey("a", "default", "n2")
+    pool.learn("a", {})
+    idle(pool, b"1", lane=n1)
+    idle(pool, b"2", lane=n2)
+    pool.manifests["a"]["read"] = ScriptInfo("read", access="read")
+    pool.nodes.hear(b"s", [node("n1", "primary"), node("n2", lsn=10)])
+    pool.regrade()
+    request = pending(extras={"min_lsn": {"main": 11}})
+    assert pool.key_of(request) == {n1, n2}
+
+    request.demand = Demand.REPLAYED
+    assert pool.key_of(request) == {n1}
+    request.extras["min_lsn"]["main"] = 10
+    assert pool.key_of(request) == {n1, n2}
+    request.demand = Demand.PRIMARY
+    assert pool.key_of(request) == {n1}
+    assert pool.objections(request) == (
+        "n1: no worker is ready there; n2: not the primary"
+    )
+
+
+def test_of_nodes_count_those_of_the_databases_where_workers_are(pool: Pool) -> None:
+    idle(pool, b"1", lane=A._replace(node="n1"))
+    shard = node("s1", database="shard")
+    pool.nodes.hear(b"s", [node("n1"), node("n2"), shard])
+    pool.regrade()
+
+    request = pending(script="only_a")
+
+    assert pool.objections(request) == "n1: a standby; n2: a standby"
+
+
+def test_nothing_speaks_against_nodes_of_which_nothing_is_known(pool: Pool) -> None:
+    idle(pool, b"1")
+    assert pool.objections(pending()) == ""
+    pool.nodes.hear(b"s", [node("n1")])
+    assert pool.objections(pending(script="nothing")) == ""
+
+
+def test_a_node_keeps_the_figures_of_workers_that_are_gone(pool: Pool) -> None:
+    for number in range(TALLIES + 2):
+        lane = A._replace(node=f"n{number % (TALLIES + 1)}")
+        (one,) = idle(pool, b"%d" % number, lane=lane)
+        one.served, one.errors = 3, 1
+        pool.remove(one)
+
+    assert len(pool.tallies) == TALLIES
+    assert pool.tallies["n0"] == Tally(3, 1)  # forgotten, and seen again
+    (one,) = idle(pool, b"1", lane=A._replace(node="n0"))
+    one.served = 1
+    pool.remove(one)
+    assert pool.tallies["n0"] == Tally(4, 1)

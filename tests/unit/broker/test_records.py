@@ -7,5 +7,5 @@ def test_a_workers_name_is_what_it_says_or_host_and_index() -> None:
     lane = LaneKey("m", "default", "")
     facts = {"host": "db1", "index": 3}
 
-    assert Worker(b"u", b"i", b"s", lane, "main", facts).name == "db1/3"
-    assert Worker(b"u", b"i", b"s", lane, "main", {"name": "w"}).name == "w"
+    assert Worker(b"u", b"i", b"s", lane, facts).name == "db1/3"
+    assert Worker(b"u", b"i", b"s", lane, {"name": "w"}).name == "w"

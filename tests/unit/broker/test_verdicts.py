@@ -8,7 +8,7 @@ from falconas.codec import decode_value, encode_value
 from falconas.errors import Code, Started
 from tests.unit.broker.desk import info, pending
 
-WORKER = Worker(b"u", b"i", b"s", LaneKey("m", "g", ""), "main", {"name": "db1/0"})
+WORKER = Worker(b"u", b"i", b"s", LaneKey("m", "g", ""), {"name": "db1/0"})
 
 
 def test_what_never_left_the_queue_was_not_started() -> None:
@@ -16,7 +16,7 @@ def test_what_never_left_the_queue_was_not_started() -> None:
         verdicts.expired(pending()),
         verdicts.cancelled(pending()),
         verdicts.abandoned(pending()),
-        verdicts.unserved(pending(), info(), 1.0),
+        verdicts.unserved(pending(), info(), "", 1.0),
     ):
         assert error.started is Started.NO
         assert error.retry_safe
@@ -45,15 +45,24 @@ def test_silence_names_the_worker() -> None:
 
 def test_why_nobody_served() -> None:
     request = pending(script="daily")
-    unknown = verdicts.unserved(request, None, 1.0)
-    broken = verdicts.unserved(request, info(error="SyntaxError"), 1.0)
-    missing = verdicts.unserved(request, info(), 1.5)
+    unknown = verdicts.unserved(request, None, "", 1.0)
+    broken = verdicts.unserved(request, info(error="SyntaxError"), "", 1.0)
+    missing = verdicts.unserved(request, info(), "", 1.5)
 
     assert unknown.code is Code.NOT_FOUND
     assert broken.code is Code.NOT_FOUND
     assert "SyntaxError" in broken.message
     assert missing.code is Code.UNAVAILABLE
+    assert missing.message == "no worker is ready for script daily"
     assert missing.retry_after == 1.5
+
+
+def test_who_could_not_serve_is_named() -> None:
+    error = verdicts.unserved(pending(script="daily"), info(), "n1: a standby", 1.0)
+
+    assert error.message == "no worker is ready for script daily (n1: a standby)"
+    assert error.started is Started.NO
+    assert error.retry_safe
 
 
 def test_a_lost_worker_is_named_with_the_reason() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from falconas.broker.core import BrokerCore
 from falconas.broker.invariants import check_invariants
-from falconas.broker.records import Peer, Send, Socket
+from falconas.broker.records import LaneKey, Peer, Send, Socket
 from falconas.codec import decode_value, encode_value
 from falconas.errors import Code
 from falconas.protocol import (
@@ -36,11 +36,13 @@ from falconas.protocol import (
 )
 from falconas.settings import Broker
 from tests.unit.broker.peers import CAPS, MANIFESTS, Asked, Caller, Host, Link, Process
+from tests.unit.broker.views import DATABASE, Node, View, Views, has, suits
 
 # As documented, not as imported: the rule itself is under test.
 GRACE, RESOLUTION, SLACK = 0.7, 0.01, 1e-6
 ANSWER_WAIT, UNLISTED_FOR, RETURN_WAIT = 0.5, 0.5, 3.0
 CRASHES, WINDOW = 3, 60.0
+DOUBT = 3.0
 OPERATOR = b"operator"
 SETTINGS = Broker(
     queue_requests=5,
@@ -65,6 +67,9 @@ class World:
         self.asked: dict[Id, Asked] = {}
         self.callers: list[Caller] = []
         self.hosts: list[Host] = []
+        self.nodes = {"n1": Node("n1", "primary", timeline=1), "n2": Node("n2")}
+        self.views = Views()
+        self._before: dict[str, View] | None = None
         self.workers: list[Process] = []
         self.live: dict[bytes, Process] = {}  # whom the broker may give requests
         self.owing: dict[bytes, set[Any]] = {}  # what it has not heard of since
@@ -132,6 +137,8 @@ class World:
     ) -> Asked:
         """Send a request, which arrives at once."""
         self._serial += 1
+        extras = extras or {}
+        min_lsn = extras.get("min_lsn", {}).get(DATABASE)
         id_ = b"ask%d" % self._serial
         body = b"nonce%d" % self._serial + bytes(padding)
         cap = CAPS.get(script) if self.learned else None
@@ -144,13 +151,13 @@ class World:
             self.now,
             self.now + min(wanted, cap or wanted),
             caller.link,
-            watched=bool(extras and extras.get("cancel_on_disconnect"))
-            and not caller.envelope,
+            min_lsn=min_lsn,
+            watched=bool(extras.get("cancel_on_disconnect")) and not caller.envelope,
         )
         busy, full = self._limits(caller, len(body))
         self.asked[id_] = asked
         peer = Peer(Socket.FRONTEND, caller.link.identity, caller.envelope)
-        request = Request(id_, script, budget, {"_caller": "x", **(extras or {})})
+        request = Request(id_, script, budget, {"_caller": "x", **extras})
         self.core.request(peer, request, body, self.now)
         self.flush()
         refused = asked.verdict is not None and not asked.handed
@@ -230,8 +237,22 @@ class World:
 
     def beat(self, host: Host) -> None:
         alive = [w.uuid for w in self.workers if w.host is host and w.alive]
+        nodes = [view.entry(name) for name, view in host.views.items()]
         heartbeat = Heartbeat(b"h", host.uuid, {})
-        host.link.up.append((heartbeat, encode_value(alive)))
+        body = encode_value({"workers": alive, "nodes": nodes})
+        host.link.up.append((heartbeat, body))
+
+    def look(self, host: Host) -> None:
+        """Let a host's probe see how the nodes are."""
+        host.views = {name: node.view() for name, node in self.nodes.items()}
+
+    def promote(self, node: Node) -> None:
+        """Make a node the primary, on a timeline of its own."""
+        nodes = self.nodes.values()
+        node.timeline = 1 + max(other.timeline for other in nodes)
+        for other in nodes:
+            other.role = "primary" if other is node else "standby"
+        node.lag = 0.0
 
     def reload(self) -> None:
         """Let an operator ask all supervisors to load their scripts anew."""
@@ -252,9 +273,10 @@ class World:
         asked = [self.handed[dispatch] for dispatch in self.owing[worker.uuid]]
         return [a for a in asked if a.verdict is None and worker.uuid not in self.dying]
 
-    def spawn(self, host: Host, group: str) -> Process:
+    def spawn(self, host: Host, group: str, node: str = "n1") -> Process:
         uuid = (100 + len(self.workers)).to_bytes(2, "big") * 8
-        worker = Process(uuid, host, group, self.link(), host.manifest)
+        link, at = self.link(), self.nodes[node]
+        worker = Process(uuid, host, group, link, host.manifest, at)
         self.workers.append(worker)
         worker.introduce()
         return worker
@@ -331,12 +353,16 @@ class World:
             owed = self._heard(link, message)
             # The core may amend the extras, but the worker keeps its last answer.
             reply = message._replace(extras=dict(message.extras))
+            repeated = owed and self._is_repeated(link, message)
             core.reply(peer, reply, body, now)
             self.flush()
             asked = self.handed.get(message.id)
-            assert not owed or (asked and asked.verdict), "an answer was dropped"
+            verdict = asked.verdict if asked else None
+            assert not owed or verdict or repeated, "an answer was dropped"
+            assert not (repeated and verdict), "not repeated"
         elif isinstance(message, Return):
-            self._heard(link, message)
+            if self._heard(link, message):
+                self._sent_back(link, message)
             core.returned(peer, message, now)
         elif isinstance(message, Disconnect):
             self._gone(link)
@@ -358,6 +384,60 @@ class World:
             core.heartbeat(peer, message, body, now)
             self._check_known()
 
+    def _is_repeated(self, link: Link, reply: Reply) -> bool:
+        """Tell whether what a node broke off has to be tried once more.
+
+        After a conflict with recovery the primary has to be, else anybody.
+        """
+        conflict = reply.extras.get("conflict", False)
+        if not conflict and not reply.extras.get("lost"):
+            return False
+        asked = self.handed[reply.id]
+        entry = MANIFESTS[self.live[link.identity].manifest][asked.script]
+        late = self.now >= min(asked.deadline, asked.at + (entry["budget"] or 9.9))
+        over = late or asked.verdict is not None or self._may_be_cancelled(asked)
+        if over or asked.attempt > 1 or not entry["idempotent"]:
+            return False
+        before, asked.conflicted = asked.conflicted, asked.conflicted or conflict
+        view = self.believed()
+        there = any(
+            worker.ready and self._is_for(worker.lane, asked, view)
+            for worker in self.core.flow.pool.by_uuid.values()
+        )
+        asked.conflicted = asked.conflicted if there else before
+        return there
+
+    def _sent_back(self, link: Link, returned: Return) -> None:
+        """Note what the broker learns from a request that was not started."""
+        asked = self.handed[returned.id]
+        node = self.live[link.identity].node.name
+        view = self.believed().get(node)
+        if returned.extras.get("behind"):
+            asked.behind = True
+            if not has(view, None if asked.conflicted else asked.min_lsn):
+                return
+        elif not returned.extras.get("refused"):
+            return
+        self.views.doubts[node] = self.now + DOUBT
+
+    def believed(self) -> dict[str, View]:
+        """Return what has to be believed of the nodes."""
+        return self.views.believed({*self.core.hosts.supervisors})
+
+    def _is_for(self, lane: LaneKey, asked: Asked, views: dict[str, View]) -> bool:
+        """Tell whether workers of a lane may be given a request."""
+        manifest, group, node = lane
+        entry = MANIFESTS[manifest].get(asked.script)
+        if entry is None or entry["error"] or manifest not in self.learned:
+            return False
+        if (manifest, asked.script) in self.quarantined:
+            return False
+        if entry["group"] not in {None, group} or not suits(views.get(node), entry):
+            return False
+        if asked.conflicted:
+            return has(views.get(node), None)
+        return not asked.behind or has(views.get(node), asked.min_lsn)
+
     def _is_stale(self, ready: Ready) -> bool:
         """Tell whether a later READY of this worker has overtaken this one."""
         known = ready.worker in {worker.uuid for worker in self.live.values()}
@@ -368,7 +448,9 @@ class World:
 
     def _beaten(self, heartbeat: Heartbeat, body: bytes) -> None:
         if heartbeat.supervisor in self.core.hosts.supervisors:
-            alive = decode_value(body)
+            said = decode_value(body)
+            self.views.hear(heartbeat.supervisor, said["nodes"])
+            alive = said["workers"]
             workers = self.live.values()
             theirs = {w.uuid for w in workers if w.host.uuid == heartbeat.supervisor}
             missing = theirs.difference(alive) - self.dying
@@ -449,8 +531,14 @@ class World:
             gone_at = asked.caller.gone_at
             gone = gone_at is not None and self.now >= gone_at + RETURN_WAIT
             asked.deserted |= asked.watched and gone
+        self._before = self.believed()
+        if self.core._sweep_at <= self.now:
+            doubts = self.views.doubts.items()
+            self.views.doubts = {n: at for n, at in doubts if at > self.now}
         self.core.tick(self.now)
         self.flush()
+        self._before = None
+        self.views.forget({*self.core.hosts.supervisors})
         for asked in self.asked.values():
             if asked.verdict is None:
                 until = asked.deadline
@@ -465,8 +553,19 @@ class World:
         outstanding = sum(asked.verdict is None for asked in self.asked.values())
         assert self.core.flow.open == outstanding, "not one verdict for each request"
         self._check_known()
+        self._check_waiting()
         wake_at = min(self.burials.values(), default=inf)
         assert self.core.wake_at() <= wake_at, "a verdict would be late"
+
+    def _check_waiting(self) -> None:
+        views, waiting = self.believed(), list(self.core.flow.backlog)
+        for worker in self.core.flow.pool.by_uuid.values():
+            if worker.ready and not worker.hands:
+                for pending in waiting:
+                    asked = self.asked[pending.origin]
+                    assert not self._is_for(worker.lane, asked, views), (
+                        "waits for nothing"
+                    )
 
     def _check_known(self) -> None:
         known = {worker.uuid for worker in self.live.values()}
@@ -564,6 +663,12 @@ class World:
         assert request.budget is not None
         assert abs(request.budget - deadline) < SLACK, "a wrong deadline"
         assert self.now < request.budget, "handed out too late"
+        asked.attempt = request.extras["attempt"]
+        lane = LaneKey(worker.manifest, worker.group, worker.node.name)
+        # Who was let go by a tick had been believed at its beginning.
+        views = [self.believed()] + ([] if self._before is None else [self._before])
+        fits = any(self._is_for(lane, asked, view) for view in views)
+        assert fits, "handed to a node that does not suit"
         assert "_caller" not in request.extras
         assert request.extras["now"] == self.now
 

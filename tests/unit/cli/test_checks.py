@@ -7,6 +7,7 @@ import pytest
 
 from falconas.cli.checks import check_database, check_scripts
 from falconas.config import ConfigError, Database, Settings, Worker
+from falconas.settings import Node
 
 
 def test_the_scripts_folder_is_there(tmp_path: Path) -> None:
@@ -40,3 +41,18 @@ def test_the_connection_string_is_one() -> None:
     with pytest.raises(ConfigError, match=r"^database\.dsn: ") as caught:
         check_database(bad)
     assert "hidden" not in str(caught.value)
+
+
+def test_each_node_has_a_connection_string() -> None:
+    check_database(Settings(nodes={"n1": Node(dsn="host=a"), "n2": Node()}))
+    bad = Settings(nodes={"n1": Node(dsn="hidden")})
+    with pytest.raises(ConfigError, match=r"^nodes\.n1\.dsn: ") as caught:
+        check_database(bad)
+    assert "hidden" not in str(caught.value)
+
+
+def test_patroni_has_urls() -> None:
+    check_database(Settings(nodes={"pt": Node(patroni=("http://db1:8008",))}))
+    bad = Settings(nodes={"pt": Node(patroni=("http://db1:http",))})
+    with pytest.raises(ConfigError, match=r"^nodes\.pt\.patroni: "):
+        check_database(bad)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from falconas import config
+from falconas import listing
 
 
 def test_show_tells_value_and_origin(
@@ -22,7 +22,7 @@ def test_show_tells_value_and_origin(
 
 def test_example_is_a_configuration(falconas: Any, tmp_path: Path) -> None:
     result = falconas("config", "example")
-    assert result.out == config.example()
+    assert result.out == listing.example()
     (tmp_path / "falconas.toml").write_text(result.out)
     (tmp_path / "workers").mkdir()
     assert falconas("config", "check") == (0, "the configuration is good\n", "")
@@ -76,3 +76,26 @@ def test_check_names_all_that_is_wrong(falconas: Any, tmp_path: Path) -> None:
     assert "--insecure" in broker
     assert "the DSN is malformed" in database
     assert "does not exist" in scripts
+
+
+def test_check_and_show_know_nodes_and_groups(falconas: Any, tmp_path: Path) -> None:
+    file = tmp_path / "nodes.toml"
+    file.write_text(
+        "[nodes.n1]\ndsn = 'host=a password=hidden'\n[nodes.n2]\n"
+        "[groups.all]\nnodes = ['n1']\n"
+    )
+    file.chmod(0o600)
+
+    result = falconas("config", "check", "--config", str(file))
+    assert result.code == 0
+    assert "node n2 belongs to no group" in result.err
+
+    result = falconas("config", "show", "--config", str(file))
+    assert "[groups.all]\n" in result.out
+    assert 'dsn = "host=a password=***"' in result.out
+
+    file.write_text("[nodes.n1]\ndsn = 'hidden'\n")
+    result = falconas("config", "check", "--config", str(file))
+    assert result.code == 2
+    assert "nodes.n1.dsn: the DSN is malformed" in result.err
+    assert "hidden" not in result.err

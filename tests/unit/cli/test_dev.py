@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from falconas.cli.database import Place
 from falconas.cli.dev import _reloading, _until_end, _until_ready, _welcome
-from falconas.config import Broker, Database, Settings
-from falconas.database.embedded import EmbeddedError
+from falconas.config import Broker, Settings, Worker
 from falconas.errors import Unavailable
+from falconas.settings import Node
 
 
 class FakeChildren:
@@ -60,20 +61,25 @@ def test_a_command_that_ends_before_is_named(answers: list[Any]) -> None:
     assert _until_ready(children, Settings()) == "broker"
 
 
+def place(settings: Settings, where: str = "here", *ups: bool) -> Place:
+    left = list(ups)
+    return Place(settings, where, lambda: left.pop(0) if left else True)
+
+
 def test_the_welcome_says_what_to_do_next() -> None:
-    own = replace(Settings(), database=Database(dsn="host=/tmp/x port=1"))
-    text = _welcome(own, "echo value=text", given=False)
+    text = _welcome(place(Settings(), "our own (psql x)"), "echo value=text")
     assert "falconas call echo value=text\n" in text
     assert "tcp://127.0.0.1:5570" in text
     assert "--frontend" not in text
-    assert "our own in .falconas/dev (psql 'host=/tmp/x port=1')\n" in text
+    assert "database: our own (psql x)\n" in text
+    assert "falconas nodes" not in text
     broker = Broker(frontend="tcp://*:7000")
-    theirs = Database(dsn="host=h password=hidden")
-    settings = replace(Settings(), broker=broker, database=theirs)
-    text = _welcome(settings, "echo", given=True)
+    settings = replace(Settings(), broker=broker, nodes={"n1": Node()})
+    text = _welcome(place(settings), "echo")
     assert "falconas call --frontend tcp://127.0.0.1:7000 echo\n" in text
-    assert "the given one (host=h password=***)" in text
-    assert "PG… variables" in _welcome(Settings(), "echo", given=True)
+    assert "    falconas nodes\n" in text
+    settings = replace(settings, worker=Worker(control="ipc://c"))
+    assert "    falconas nodes --control ipc://c\n" in _welcome(place(settings), "x")
 
 
 def test_a_changed_script_is_told_to_the_workers(
@@ -92,30 +98,16 @@ def test_a_changed_script_is_told_to_the_workers(
     children: Any = FakeChildren(["worker"])
     children.signal = lambda *order: told.append(order)
 
-    assert _reloading(children, Settings(), given=True) == "worker"
+    assert _reloading(children, place(Settings())) == "worker"
     assert (watched, told) == ([Path("workers")], [("worker", signal.SIGHUP)])
 
 
-def test_a_database_of_our_own_that_dies_is_noticed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    states = [True, False]
-
-    class FakePostgres:
-        def __init__(self, folder: Path) -> None:
-            assert folder == Path(".falconas/dev")
-
-        def dsn(self) -> str:
-            if states.pop(0):
-                return ""
-            raise EmbeddedError("none is running")
-
-    monkeypatch.setattr("falconas.database.embedded.EmbeddedPostgres", FakePostgres)
+def test_a_database_of_our_own_that_dies_is_noticed() -> None:
     children: Any = FakeChildren([None, None])
-    assert _until_end(children) == "PostgreSQL"
-    assert states == []
+    ours = place(Settings(), "here", True, True, False)
+    assert _until_end(children, ours) == "PostgreSQL"
     children = FakeChildren(["worker"])
-    assert _until_end(children) == "worker"
+    assert _until_end(children, place(Settings())) == "worker"
 
 
 @pytest.mark.parametrize(
@@ -125,6 +117,7 @@ def test_a_database_of_our_own_that_dies_is_noticed(
         (["--dsn", "nonsense"], "the DSN is malformed"),
         (["--frontend", "tcp://*:1"], "--insecure"),
         (["-n", "x"], "--count must be"),
+        (["--nodes", "0"], "--nodes"),
     ],
 )
 def test_bad_input_starts_nothing(

@@ -119,7 +119,7 @@ def test_ctrl_c_is_130(falconas: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_options_of_the_command_line_are_those_of_the_settings() -> None:
     flags = {option.flag for option in OPTIONS.values()}
     own = {"--help", "--config", "--json", "--params", "--verbose"}
-    own |= {"--no-wait"}
+    own |= {"--no-wait", "--nodes"}
     for name, command in cli.commands.items():
         for parameter in command.params if name != "demo" else ():
             if isinstance(parameter, click.Option):

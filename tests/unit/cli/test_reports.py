@@ -5,6 +5,7 @@ from typing import Any
 from falconas.cli.reports import (
     catalogue_text,
     example_call,
+    nodes_text,
     reloads_text,
     script_text,
     signature,
@@ -40,6 +41,7 @@ GOOD: dict[str, Any] = {
     "params": PARAMS,
     "error": None,
 }
+COUNTS = ["workers", "ready", "busy", "requests", "errors"]
 BAD: dict[str, Any] = {"params": [], "error": "bad.py:1: SyntaxError: no\x1b"}
 
 
@@ -226,3 +228,66 @@ def test_status_takes_a_report_of_an_older_broker() -> None:
     worker = report()["workers"][0]
     del worker["reason"]
     assert "h/0" in status_text(report(workers=[worker]))
+
+
+def node(**changes: Any) -> dict[str, Any]:
+    return {
+        "name": "n1",
+        "database": "main",
+        "role": "primary",
+        "up": True,
+        "lag": 0.0,
+        "lsn": 50331976,
+        "timeline": 1,
+        "reason": None,
+        "workers": 4,
+        "ready": 4,
+        "busy": 1,
+        "requests": 120,
+        "errors": 2,
+        **changes,
+    }
+
+
+def test_nodes_and_what_is_wrong_with_one() -> None:
+    text = nodes_text(
+        [
+            node(),
+            node(name="n2", role="standby", lag=0.26),
+            node(name="n3", role="unknown", lag=None, up=False, reason="refused\x1b"),
+        ]
+    )
+    assert [line.split() for line in text.splitlines() if "--" not in line] == [
+        ["node", "database", "role", "lag", "health", *COUNTS],
+        ["n1", "main", "primary", "0.0", "s", "up", "4", "4", "1", "120", "2"],
+        ["n2", "main", "standby", "0.3", "s", "up", "4", "4", "1", "120", "2"],
+        ["n3", "main", "unknown", "-", "down", "4", "4", "1", "120", "2"],
+        ["n3:", r"refused\x1b"],
+    ]
+
+
+def test_no_nodes_say_why() -> None:
+    assert nodes_text([]).startswith("no node is known: no worker")
+
+
+def test_nodes_stand_in_the_status() -> None:
+    text = status_text(report(nodes=[node(name="n7", up=False, reason="gone")]))
+    assert "n7    main" in text
+    assert "n7: gone" in text
+    assert "database" not in status_text(report())
+
+
+def test_groups_stand_in_the_catalogue_where_there_are_several() -> None:
+    first, second = ({**GOOD, "group": group} for group in ("reports", "web"))
+    text = catalogue_text({"a": first, "b": second})
+    assert text.split("\n")[0].split()[:3] == ["script", "access", "group"]
+    assert "reports" in text
+    assert "group" not in catalogue_text({"a": first, "b": first})
+
+
+def test_a_script_s_group_and_lag() -> None:
+    text = script_text("x", {"x": {**GOOD, "group": "web", "max_lag": 2.0}})
+    assert "group:" in text
+    assert "max_lag:" in text
+    assert "2s" in text
+    assert "max_lag" not in script_text("x", {"x": {**GOOD, "max_lag": None}})

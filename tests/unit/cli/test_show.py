@@ -18,6 +18,23 @@ REPORT = {
     "queue": {"requests": 0, "bytes": 0},
     "counters": {},
     "workers": [],
+    "nodes": [
+        {
+            "name": "n1",
+            "database": "main",
+            "role": "primary",
+            "up": True,
+            "lag": 0.0,
+            "lsn": 4096,
+            "timeline": 1,
+            "reason": None,
+            "workers": 2,
+            "ready": 2,
+            "busy": 1,
+            "requests": 7,
+            "errors": 1,
+        }
+    ],
     "supervisors": [],
     "clients": 0,
 }
@@ -91,3 +108,12 @@ def test_status(falconas: Any) -> None:
 
 def test_status_without_broker(falconas: Any) -> None:
     assert falconas("status").code == 1
+
+
+def test_nodes(falconas: Any) -> None:
+    result = falconas("nodes", "--control", "ipc://c")
+    assert result.code == 0
+    assert result.out.splitlines()[2].split()[:3] == ["n1", "main", "primary"]
+    result = falconas("nodes", "--control", "ipc://c", "--json")
+    assert json.loads(result.out) == REPORT["nodes"]
+    assert falconas("nodes").code == 1

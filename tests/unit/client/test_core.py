@@ -15,6 +15,7 @@ from falconas.client.core import (
     LOST_WINDOW,
     ClientCore,
 )
+from falconas.client.replies import Positions
 from falconas.errors import (
     Aborted,
     Cancelled,
@@ -185,6 +186,32 @@ def test_a_result_that_cannot_be_read_is_an_internal_error(met: Harness) -> None
     with pytest.raises(Internal, match="cannot be read") as caught:
         met.verdicts["a"].value()
     assert caught.value.started is Started.YES
+
+
+def test_what_replies_tell_of_writes_is_asked_for_by_later_requests() -> None:
+    following = Harness(positions=Positions(follow=True))
+    following.meet()
+    write = following.call("a", "write")
+    (request,) = following.flush()
+    assert "min_lsn" not in request.extras
+    following.call("b")
+    following.reply(write.id, lsn={"main": 7})
+    following.call("c")
+    following.call("d", min_lsn={"main": 9, "other": 1})
+    asked = [None, {"main": 7}, {"main": 9, "other": 1}]
+    assert [item.extras.get("min_lsn") for item in following.flush()] == asked
+    following.lose()
+    again = following.meet(epoch=OTHER_EPOCH)
+    assert [item.extras.get("min_lsn") for item in again] == asked
+    following.core.catalogue("e", following.now)
+    (catalogue,) = following.flush()
+    assert catalogue.extras == {}
+
+
+def test_a_wrong_min_lsn_is_refused_and_takes_no_place(met: Harness) -> None:
+    with pytest.raises(InvalidArgument, match="min_lsn"):
+        met.call("a", min_lsn={"main": "0/7"})
+    assert met.core.outstanding == 0
 
 
 def test_nothing_but_hello_is_sent_before_welcome(harness: Harness) -> None:

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from falconas.database.conninfo import DEFAULTS, InvalidDsn, conninfo
+from falconas.database.conninfo import (
+    DEFAULTS,
+    InvalidDsn,
+    address,
+    at,
+    by_host,
+    conninfo,
+    merged,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,3 +82,76 @@ def test_a_malformed_dsn_is_refused_without_quoting_it(dsn: str) -> None:
     with pytest.raises(InvalidDsn, match=r"write postgresql://") as caught:
         conninfo(dsn)
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("dsn", "found"),
+    [
+        ("host=a", {"a": "host=a"}),
+        ("", {"localhost": ""}),
+        ("host=a port=6000", {"a:6000": "host=a port=6000"}),
+        ("host=a,b port=6000", {"a:6000": "host=a port=6000", "b:6000": None}),
+        ("host=a,a port=,6000", {"a": "host=a", "a:6000": "host=a port=6000"}),
+        ("hostaddr=1.1.1.1,1.1.1.2", {"1.1.1.1": "hostaddr=1.1.1.1", "1.1.1.2": None}),
+        (
+            "postgresql://u@a:1,b:2/d",
+            {"a:1": "user=u host=a port=1 dbname=d"} | {"b:2": None},
+        ),
+    ],
+)
+def test_hosts_of_a_dsn(dsn: str, found: dict[str, str | None]) -> None:
+    got = by_host(dsn)
+
+    assert list(got) == list(found)
+    for label, wanted in found.items():
+        if wanted is not None:
+            assert conninfo_to_dict(got[label]) == conninfo_to_dict(wanted)
+
+
+@pytest.mark.parametrize(
+    ("dsn", "why"),
+    [
+        ("host=a,b port=1,2,3", "3 hosts or ports, but 2 of host"),
+        ("host=a,b hostaddr=1.1.1.1", "2 hosts or ports, but 1 of hostaddr"),
+        ("host=a,a", "names a host twice"),
+        ("hidden", "malformed"),
+    ],
+)
+def test_hosts_that_do_not_fit(dsn: str, why: str) -> None:
+    with pytest.raises(InvalidDsn, match=why):
+        by_host(dsn)
+
+
+def test_merged_keeps_what_only_the_first_says() -> None:
+    both = merged("host=a user=u password='x y'", "postgresql://b:6000")
+
+    assert conninfo_to_dict(both) == {
+        "host": "b",
+        "port": "6000",
+        "user": "u",
+        "password": "x y",
+    }
+
+
+def test_a_dsn_can_be_moved_to_another_address() -> None:
+    dsn = (
+        "postgresql://u:s%20s@a:1,b:2/d?hostaddr=1.1.1.1,1.1.1.2"
+        "&sslmode=verify-full&target_session_attrs=primary"
+    )
+
+    moved = at(dsn, host="c", hostaddr="2.2.2.2", port="3")
+
+    assert conninfo_to_dict(moved) == {
+        "host": "c",
+        "hostaddr": "2.2.2.2",
+        "port": "3",
+        "user": "u",
+        "password": "s s",
+        "dbname": "d",
+        "sslmode": "verify-full",
+    }
+
+
+def test_the_address_of_a_dsn() -> None:
+    assert address("postgresql://u@a:1/d") == {"host": "a", "port": "1"}
+    assert address("dbname=d") == {}

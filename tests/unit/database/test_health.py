@@ -139,3 +139,27 @@ def test_one_that_is_down_is_not_suspect_and_keeps_its_back_off() -> None:
     assert not health.suspected("lost", 1.01)
 
     assert (health.suspect, health.probe_at) == (False, due)
+
+
+def test_it_is_known_once_it_was_probed_and_silent_if_it_said_nothing() -> None:
+    health = fresh()
+    assert not health.known
+    health.failed("no connection within 3 s", 1.0, silent=True)
+    assert (health.known, health.silent) == (True, True)
+    health.failed("refused", 2.0)
+    assert (health.known, health.silent) == (True, False)
+    health.failed("no connection within 3 s", 3.0, silent=True)
+    health.succeeded(4.0)
+    assert (health.known, health.silent) == (True, False)
+
+
+def test_one_in_a_hurry_is_probed_soon_but_only_once_at_a_time() -> None:
+    health = up()
+    health.hurry(0.2)
+    assert health.probe_at == 0.2
+    health.hurry(0.5)
+    assert health.probe_at == 0.2
+
+    health.asked(0.2)
+    health.hurry(0.3)
+    assert health.probe_at == inf

@@ -41,13 +41,6 @@ def test_a_wish_is_checked() -> None:
         Wish.of("both", None, None)
 
 
-def test_the_nodes_of_a_pool_are_of_one_database() -> None:
-    nodes = NodeSet([Node("a"), Node("x", database="other")], random=float)
-
-    with pytest.raises(ValueError, match="one database"):
-        Lending(nodes, 1, 1)
-
-
 def test_loans_are_counted_and_never_more_than_there_is_room_for() -> None:
     lend = lending()
 
@@ -188,3 +181,57 @@ def test_no_loan_is_lost_or_given_twice(steps: list[tuple[str, bool]]) -> None:
         assert not (waiting and any(w.wish == READ for w in waiting)) or (
             len(given_now) == 4
         )
+
+
+def test_nodes_come_and_go_while_loans_go_on() -> None:
+    lend = lending(max_size=1)
+    borrower = ask(lend, WRITE)
+    waiting = ask(lend, WRITE)
+
+    change = lend.update([Node("b"), Node("c")])
+
+    assert (change.come, change.gone) == (["c"], ["a"])
+    assert lend.opened == {"b"}
+    assert lend.reason(WRITE, 0.5) == (
+        "no node suits a write: b: a standby; c: not probed yet"
+    )
+    assert list(lend.statistics(0.5)["nodes"]) == ["b", "c"]
+    lend.answered("c", PRIMARY, 0.6)
+    assert lend.outdated() == (["c"], [])
+    lend.opened.add("c")
+    lend.serve(0.6)
+    assert waiting.name == "c"
+    assert borrower.name == "a"
+    lend.give_back("a")
+    lend.update([Node("c")])
+    assert list(lend.counts) == ["c"]
+
+
+def test_the_counts_of_a_node_that_returns_meanwhile_are_still_right() -> None:
+    lend = lending(max_size=1)
+    ask(lend, WRITE)
+    lend.update([Node("b")])
+    lend.update([Node("a"), Node("b")])
+
+    assert lend.counts["a"].in_use == 1
+    lend.give_back("a")
+    assert lend.counts["a"].in_use == 0
+
+
+def test_only_the_chosen_ones_are_lent_and_all_are_watched() -> None:
+    lend = Lending(well(a=1, b=1, c=1), 1, 9, choose=lambda _: ["b"])
+    assert lend.outdated() == (["b"], [])
+    lend.opened.add("b")
+
+    assert ask(lend, READ).name == "b"
+    assert ask(lend, READ).name is None
+    assert lend.reason(READ, 0.5) == "b: 1 of 1 in use"
+    assert lend.reason(WRITE, 0.5) == "no node suits a write: b: a standby"
+    lend.answered("a", PRIMARY._replace(lsn=200), 5.0)
+    assert "b: 5.0 s behind" in lend.reason(Wish("read", max_lag=1.0), 5.0)
+
+
+def test_without_any_node_it_says_so() -> None:
+    lend = Lending(NodeSet([], random=float), 1, 9)
+
+    assert lend.reason(READ, 0.0) == "no node suits a read: no node is known"

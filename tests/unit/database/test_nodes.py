@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from itertools import pairwise
 from math import inf
 
 import pytest
@@ -14,7 +15,15 @@ from hypothesis.stateful import (
     rule,
 )
 
-from falconas.database.nodes import Node, NodeSet, Probe, Refusal, Role
+from falconas.database.nodes import (
+    HURRY,
+    Change,
+    Node,
+    NodeSet,
+    Probe,
+    Refusal,
+    Role,
+)
 from tests.unit.database.world import PRIMARY, STANDBY, fail, make, recover, well
 
 weights = st.dictionaries(
@@ -41,11 +50,21 @@ def refused(nodes: NodeSet, access: str = "write", now: float = 0.5) -> str:
     return found.reason
 
 
-def test_names_are_unique_and_there_is_a_node() -> None:
+def test_names_are_unique() -> None:
     with pytest.raises(ValueError, match="two nodes are named a"):
         NodeSet([Node("a"), Node("a")], random=float)
-    with pytest.raises(ValueError, match="no node"):
-        NodeSet([], random=float)
+    nodes = well(a=1)
+    with pytest.raises(ValueError, match="two nodes are named b"):
+        nodes.update([Node("b"), Node("b")])
+    assert list(nodes) == [Node("a")]
+
+
+def test_without_any_node_there_is_nothing_to_do() -> None:
+    nodes = NodeSet([], random=float)
+
+    assert refused(nodes, "read") == "no node is known"
+    assert (nodes.due(0.0), nodes.wake_at(), nodes.primary()) == ([], inf, None)
+    assert nodes.facts(0.0) == []
 
 
 def test_nothing_is_believed_before_the_first_probe() -> None:
@@ -175,7 +194,7 @@ def test_databases_are_chosen_from_apart() -> None:
 
     assert found == Node("x", database="other")
     assert nodes.choose("read", now=0.0, in_use={}, database="none") == Refusal(
-        "no node is configured for it"
+        "no node is known"
     )
 
 
@@ -282,7 +301,8 @@ class Nodes(RuleBasedStateMachine):
     @initialize(count=st.integers(1, 4))
     def start(self, count: int) -> None:
         self.now = 0.0
-        self.names = "abcd"[:count]
+        self.names = list("abcd"[:count])
+        self.servers = 0
         self.asked: set[str] = set()
         self.nodes = make(**dict.fromkeys(self.names, 1.0))
         self.down = set(self.names)
@@ -316,6 +336,35 @@ class Nodes(RuleBasedStateMachine):
             self.asked.discard(name)
             self.nodes.failed(name, "gone", self.now)
             self.down.add(name)
+
+    @rule(
+        names=st.lists(st.sampled_from("abcd"), min_size=1, unique=True),
+        others=st.sets(st.sampled_from("abcd")),
+    )
+    def update(self, names: list[str], others: set[str]) -> None:
+        """Some come, some go, some of those that stay are other servers now."""
+        before = {node.name: node for node in self.nodes}
+        known = {facts.name: facts for facts in self.nodes.facts(self.now)}
+        self.servers += 1
+        fresh = {name for name in names if name not in before or name in others}
+        now = [
+            Node(name, f"port={self.servers}") if name in fresh else before[name]
+            for name in names
+        ]
+
+        change = self.nodes.update(now)
+
+        assert set(change.come) == fresh
+        assert set(change.gone) == {
+            name for name in before if name not in names or name in others
+        }
+        assert list(self.nodes) == now
+        self.names = names
+        self.asked = (self.asked & set(names)) - fresh
+        self.down = (self.down & set(names)) | fresh
+        for facts in self.nodes.facts(self.now):
+            if facts.name not in fresh:  # what speaks against it may be others' affair
+                assert facts == known[facts.name]._replace(reason=facts.reason)
 
     @rule(index=st.integers(0, 3), write=st.booleans())
     def lose(self, index: int, write: bool) -> None:
@@ -389,6 +438,129 @@ def test_every_node_is_used_again_after_its_return(failing: list[str]) -> None:
     assert Counter(chosen(nodes, now=later) for _ in range(30)) == dict.fromkeys(
         "abc", 10
     )
+
+
+def test_nodes_come_and_go_and_the_rest_stays_as_known() -> None:
+    nodes = well(a=1, b=1)
+
+    change = nodes.update([Node("c"), Node("a", weight=3.0, tags=("x",))])
+
+    assert change == Change(["c"], ["b"])
+    assert list(nodes) == [Node("c"), Node("a", weight=3.0, tags=("x",))]
+    assert chosen(nodes, "write") == "a"
+    assert nodes.state("a").weight_at(0.5) == 3.0
+    assert nodes.due(0.5) == ["c"]  # at once
+    nodes.check_invariants()
+
+
+@pytest.mark.parametrize("other", [Node("b", "host=new"), Node("b", database="x")])
+def test_another_server_by_the_same_name_is_a_new_node(other: Node) -> None:
+    nodes = well(a=1, b=1)
+
+    change = nodes.update([Node("a"), other])
+
+    assert change == Change(["b"], ["b"])
+    assert not nodes.state("b").health.up
+    assert nodes.is_up(Node("a"))
+    assert not nodes.is_up(Node("a", "host=new"))
+    assert not nodes.is_up(other)
+    nodes.check_invariants()
+
+
+def test_what_is_heard_of_a_node_that_has_gone_is_ignored() -> None:
+    nodes = well(a=1, b=1)
+    nodes.update([Node("a")])
+
+    nodes.probed("b", PRIMARY._replace(timeline=9), 0.5)
+    nodes.failed("b", "gone", 0.5)
+
+    assert not nodes.lost("b", "57P01", 0.5)
+    assert not nodes.refused_write("b", 0.5)
+    assert not nodes.suits("b", "read")
+    assert not nodes.is_up(Node("b"))
+    assert chosen(nodes, "write") == "a"
+    nodes.check_invariants()
+
+
+def test_a_database_whose_nodes_return_remembers_its_timeline() -> None:
+    nodes = well(a=1, b=1)
+    nodes.probed("b", Probe(Role.PRIMARY, 110, timeline=2), 1.0)
+    nodes.update([])
+
+    nodes.update([Node("a")])
+    nodes.probed("a", PRIMARY, 2.0)
+
+    assert "left behind on timeline 1 of 2" in refused(nodes)
+
+
+def test_who_comes_later_has_no_claim_to_what_was_before() -> None:
+    nodes = well(a=1)
+    for _ in range(1000):
+        chosen(nodes)
+    nodes.update([Node("a"), Node("b")])
+    nodes.probed("b", STANDBY, 0.5)
+
+    found = Counter(chosen(nodes) for _ in range(20))
+
+    assert found == {"a": 10, "b": 10}
+
+
+def answer_all(nodes: NodeSet, now: float, **probes: Probe) -> None:
+    """Have all nodes that are due answer, or refuse."""
+    for name in nodes.due(now):
+        if name in probes:
+            nodes.probed(name, probes[name], now)
+        else:
+            nodes.failed(name, "connection refused", now)
+    nodes.check_invariants()
+
+
+def test_a_database_that_lost_its_primary_is_probed_faster() -> None:
+    """A standby's promotion is seen 0.2 s later, and not after a whole second."""
+    nodes = well(a=1, b=1, c=1)
+    answer_all(nodes, 1.0, b=STANDBY, c=STANDBY)  # a is down
+    seen = []
+    now = 1.0
+    while now < 4.0:
+        now = nodes.wake_at()
+        answer_all(nodes, now, b=STANDBY, c=STANDBY)
+        seen.append(now)
+
+    steps = [round(later - now, 9) for now, later in pairwise([1.0, *seen])]
+    assert max(steps) <= HURRY
+    answer_all(nodes, now + HURRY, b=Probe(Role.PRIMARY, 110, timeline=2), c=STANDBY)
+    assert chosen(nodes, "write", now=now) == "b"
+    for _ in range(2):  # whatever was due before
+        answer_all(nodes, nodes.wake_at(), b=STANDBY, c=STANDBY, a=STANDBY)
+
+
+def test_a_refused_write_makes_all_its_nodes_probed_soon() -> None:
+    nodes = well(a=1, b=1)
+
+    nodes.refused_write("a", 0.4)
+
+    assert nodes.due(0.4) == ["a"]
+    assert nodes.wake_at() == 0.4 + HURRY
+
+
+def test_nobody_hurries_where_there_was_no_primary_of_late() -> None:
+    standbys = make(a=1, b=1)
+    answer_all(standbys, 0.0, a=STANDBY, b=STANDBY)
+    assert standbys.wake_at() == 1.0
+
+    given_up = well(a=1, b=1)
+    answer_all(given_up, 59.0, b=STANDBY)
+    assert given_up.state("b").health.probe_at == 59.0 + HURRY
+    answer_all(given_up, 60.0, b=STANDBY)
+    assert given_up.state("b").health.probe_at == 61.0
+
+
+def test_other_databases_do_not_hurry() -> None:
+    nodes = NodeSet([Node("a"), Node("x", database="other")], random=lambda: 1.0)
+    answer_all(nodes, 0.0, a=PRIMARY, x=PRIMARY)
+    nodes.refused_write("a", 0.5)
+
+    assert nodes.state("x").health.probe_at == 1.0
 
 
 def test_facts_name_what_speaks_against_a_node() -> None:

@@ -36,6 +36,8 @@ def test_a_short_timeout_does_not_become_none() -> None:
         ({"reset": "none"}, "soft, discard or rollback"),
         ({"timeout": -1.0}, "timeout must not be negative"),
         ({"probe_interval": 0.0}, "probe_interval must be positive"),
+        ({"lookup_interval": 0.0}, "lookup_interval must be positive"),
+        ({"access": "both"}, 'access is "read" or "write", not \'both\''),
     ],
 )
 def test_what_makes_no_sense_is_refused(wrong: dict[str, float], message: str) -> None:

@@ -135,6 +135,21 @@ def test_one_on_probation_is_used_where_no_other_is_up() -> None:
     assert spread(place(group, ["a", "a"], nodes, 3.0)) == {"b": 2}
 
 
+@pytest.mark.parametrize(("writes", "there"), [(0.0, 0), (0.5, 2), (1.0, 4)])
+def test_a_primary_on_probation_has_what_the_writes_need(
+    writes: float, there: int
+) -> None:
+    nodes = well(a=1, b=1)
+    fail(nodes, "b", 1.0)
+    fail(nodes, "a", 2.0)
+    recover(nodes, "a", 100.0, probation=50.0)
+    recover(nodes, "b", 100.0, probe=PRIMARY._replace(timeline=2))
+
+    found = place(Group("all", 4, writes=writes), ["a"] * 4, nodes, 101.0)
+
+    assert spread(found).get("b", 0) == there
+
+
 def test_a_node_that_comes_and_goes_moves_nobody_while_it_does() -> None:
     nodes = well(a=1, b=1)
     group = Group("all", 4)
@@ -175,9 +190,20 @@ def test_promotion_moves_only_what_the_writes_need() -> None:
     assert len(found.moved) == 3
 
 
-def test_a_group_without_a_node_is_refused() -> None:
-    with pytest.raises(ValueError, match="group all has no node"):
-        place(Group("all", 1, nodes=("x",)), [], well(a=1), 0.0)
+@pytest.mark.parametrize("group", [Group("all", 2, nodes=("x",)), Group("all", 2, "x")])
+def test_a_group_without_a_node_is_placed_nowhere(group: Group) -> None:
+    found = place(group, ["a", None], well(a=1), 0.0)
+
+    assert found == Placement([], [], ["group all has no node"])
+
+
+def test_workers_of_a_node_that_has_gone_move() -> None:
+    nodes = well(a=1, b=1)
+    nodes.update([Node("b")])
+
+    found = place(Group("all", 2), ["a", "b"], nodes, 0.0)
+
+    assert (found.nodes, found.moved) == (["b", "b"], [0])
 
 
 @given(weights, st.integers(0, 40), st.data())

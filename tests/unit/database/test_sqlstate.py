@@ -4,7 +4,7 @@ import psycopg
 import pytest
 from psycopg import errors, pq
 
-from falconas.database.sqlstate import Notice, classify, ends_connection
+from falconas.database.sqlstate import Notice, classify, ends_connection, is_conflict
 from falconas.errors import Code, Started
 
 CODES = {
@@ -58,6 +58,29 @@ def test_a_cancel_by_hand_is_a_cancel_unless_the_deadline_has_passed() -> None:
     assert classify(cancel, late=True).code is Code.DEADLINE_EXCEEDED
 
 
+def test_a_collision_is_one_also_if_it_took_the_connection_along() -> None:
+    verdict = classify(error("40001", "terminating connection"), lost=True)
+    assert (verdict.code, verdict.retry_safe) == (Code.ABORTED, True)
+    assert classify(error("57P01"), lost=True).code is Code.UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("state", "text", "standby", "conflict"),
+    [
+        ("40001", "Abbruch wegen Konflikt", True, True),
+        ("40P01", "canceling statement due to conflict with recovery", True, True),
+        ("40001", "terminating connection due to conflict with recovery", False, True),
+        ("40001", "could not serialize access", False, False),
+        ("57014", "canceling statement due to user request", True, False),
+        ("57P04", "terminating connection due to conflict with recovery", True, False),
+    ],
+)
+def test_what_is_a_conflict_with_recovery(
+    state: str, text: str, standby: bool, conflict: bool
+) -> None:
+    assert is_conflict(error(state, text), standby=standby) is conflict
+
+
 def test_a_lost_connection_does_not_name_hosts() -> None:
     verdict = classify(psycopg.OperationalError("host 10.0.0.7 user x"), lost=True)
     assert verdict.code is Code.UNAVAILABLE
@@ -91,6 +114,8 @@ def test_an_error_without_text_is_still_an_error() -> None:
         (Notice("WARNING", "01000", "canceling wait", None), True),
         (Notice("WARNING", "57P01", "canceling the wait", None), True),
         (Notice("WARNING", "01000", "a trigger", "PL/pgSQL function f()"), False),
+        (Notice("WARNING", "01000", "skipped", None, "vacuum_rel"), False),
+        (Notice("WARNING", "01000", "x", None, "SyncRepWaitForLSN"), True),
         (Notice("NOTICE", "00000", "hello", None), False),
         (Notice("WARNING", "25P01", "no transaction", None), False),
     ],

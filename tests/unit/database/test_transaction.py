@@ -4,6 +4,7 @@ import pytest
 
 from falconas.database.transaction import (
     BEGIN_READ,
+    POSITION,
     READ_AUTOCOMMIT,
     TransactionState,
 )
@@ -84,7 +85,7 @@ def test_each_write_has_a_mark_of_its_own() -> None:
     assert one.nonce != other.nonce
     assert one.mark in one.begin_write
     assert one.nonce in one.commit
-    assert one.commit.endswith(b"; COMMIT")
+    assert one.commit.endswith(b"; COMMIT; " + POSITION)
 
 
 @pytest.mark.parametrize(
@@ -130,6 +131,19 @@ def test_what_an_interrupt_kept_from_being_seen_is_doubtful() -> None:
     assert state.doubtful
     state.tagged(["SET"], idle=False)
     assert not state.doubtful
+
+
+def test_without_a_transaction_every_touched_write_is_doubtful() -> None:
+    state = TransactionState("write", autocommit=True)
+    assert not state.doubtful
+    assert b"BEGIN" not in state.begin_write
+    state.touched = True
+    assert state.doubtful
+    state.tagged(["INSERT 0 1", "VACUUM", "RESET"], idle=True)
+    assert not state.needs_mark(["RESET"])
+    with pytest.raises(ScriptError, match=r"makes transactions; .* may be") as caught:
+        state.tagged(["BEGIN"], idle=False)
+    assert caught.value.started is Started.UNKNOWN
 
 
 def test_reads_are_never_doubtful() -> None:

@@ -4,22 +4,36 @@ from __future__ import annotations
 
 from itertools import count
 
+from falconas.database.nodes import Node, NodeSet
+from falconas.database.placement import Group
 from falconas.settings import Worker
 from falconas.worker.nursery import AdoptZygote, StartZygote
-from falconas.worker.policy import Policy, Retire, Signal, Spawn
+from falconas.worker.policy import Leave, Policy, Retire, Signal, Spawn
+from falconas.worker.roster import Roster
 from falconas.worker.snapshot import Snapshot, State
 
 EMPTY = Snapshot(State.BOOT, b"", 0.0, 0, 0, 0)
 
 
 class World:
-    """A policy and the processes that it asks for."""
+    """A policy and the processes that it asks for.
 
-    def __init__(self, workers: int = 2, **settings: float) -> None:
+    Args:
+        workers: How many, of one group on one node.
+        roster: Those of other groups and nodes instead.
+        settings: Of the workers.
+    """
+
+    def __init__(
+        self, workers: int = 2, roster: Roster | None = None, **settings: float
+    ) -> None:
         numbers = count(1)
         worker = Worker(recycle_age=0.0, **settings)  # type: ignore[arg-type]
+        if roster is None:
+            nodes = NodeSet([Node("n1")], random=lambda: 1.0)
+            roster = Roster([Group("default", workers)], nodes)
         self.policy = Policy(
-            worker, workers, lambda: 1.0, lambda: next(numbers).to_bytes(16, "big")
+            worker, roster, lambda: 1.0, lambda: next(numbers).to_bytes(16, "big")
         )
         self.now = 100.0
         self.pids = count(1000)
@@ -39,7 +53,7 @@ class World:
                 self.adopted = action.number
             elif isinstance(action, Spawn):
                 self.spawns.append(action)
-            elif isinstance(action, Signal | Retire):
+            elif isinstance(action, Signal | Retire | Leave):
                 assert action.pid in self.alive
                 if isinstance(action, Retire):
                     assert action.pid not in self.told

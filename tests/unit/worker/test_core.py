@@ -88,7 +88,16 @@ def test_it_introduces_itself_with_its_facts() -> None:
     (ready,) = messages(core)
     assert ready.worker == WORKER
     assert ready.manifest == "m1"
-    assert ready.extras == {"pid": 7, "ready": True, "holding": []}
+    facts = {"pid": 7, "role": "unknown"}
+    assert ready.extras == {**facts, "ready": True, "holding": []}
+
+
+def test_it_tells_the_role_of_its_node_as_it_was_when_it_connected() -> None:
+    core = new_core()
+    for role, told in (("standby", "standby"), ("primary", "primary"), ("", "primary")):
+        core.connection(sound=bool(role), now=NOW, role=role)
+        core.connected(NOW)
+        assert messages(core)[-1].extras["role"] == told
 
 
 def test_without_a_database_connection_it_says_so_and_later_that_it_can_serve() -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from falconas.worker.death import OutOfMemory, describe, explain
+from falconas.worker.death import OutOfMemory, describe, explain, state_of
 from falconas.worker.slot import Snapshot, Spoiled, State
 from falconas.worker.watchdog import Kill
 
@@ -45,6 +45,12 @@ def test_a_script_is_to_blame_for_a_crash_at_work(code: int) -> None:
     assert extras(code, RUNNING._replace(state=State.RESET)) == {"crash": True}
     assert extras(code, IDLE) == {}
     assert extras(code, RUNNING._replace(state=State.BOOT)) == {}
+
+
+def test_under_autocommit_nobody_says_that_a_script_was_rolled_back() -> None:
+    assert state_of(RUNNING, autocommit=False) == "RUN"
+    assert state_of(RUNNING, autocommit=True) == "COMMIT"
+    assert state_of(IDLE, autocommit=True) == "IDLE"
 
 
 def test_nobody_is_to_blame_for_what_earlier_scripts_left_behind() -> None:

@@ -18,7 +18,7 @@ def plain(ctx: Any, number: int = 1) -> int:
 def test_a_plain_function_writes_and_is_not_repeated() -> None:
     found = declared(plain)
     assert (found.access, found.idempotent) == ("write", False)
-    assert (found.budget, found.snapshot) == (None, True)
+    assert (found.budget, found.snapshot, found.max_lag) == (None, True, None)
     assert found.description == "Say what."
 
 
@@ -32,7 +32,7 @@ def test_a_read_is_idempotent_unless_said_otherwise() -> None:
 
 
 def test_the_entry_is_what_the_catalogue_shows() -> None:
-    @script(access="read", budget=2, snapshot=False)
+    @script(access="read", budget=2, snapshot=False, max_lag=1)
     def run(ctx: Any, number: int) -> int:
         del ctx
         return number
@@ -43,6 +43,7 @@ def test_the_entry_is_what_the_catalogue_shows() -> None:
         "access": "read",
         "idempotent": True,
         "budget": 2.0,
+        "max_lag": 1.0,
         "hash": "0" * 16,
         "description": "From the module.",
         "params": [
@@ -66,6 +67,11 @@ def test_the_entry_is_what_the_catalogue_shows() -> None:
         ({"budget": True}, "True"),
         ({"budget": float("nan")}, "nan"),
         ({"snapshot": False}, "for reads"),
+        ({"max_lag": 1.0}, "for access=.read."),
+        ({"access": "read", "max_lag": -1}, "from 0 on, got -1"),
+        ({"access": "read", "max_lag": True}, "from 0 on, got True"),
+        ({"access": "read", "max_lag": float("inf")}, "from 0 on, got inf"),
+        ({"access": "read", "max_lag": "1s"}, "from 0 on, got '1s'"),
     ],
 )
 def test_options_are_checked(options: dict[str, Any], message: str) -> None:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from falconas.worker.herald import EXTEND_INTERVAL, Herald, describe
+from falconas.database.nodes import NodeSet
+from falconas.database.topology import Node, Probe, Role
+from falconas.worker.herald import EXTEND_INTERVAL, Herald, describe, rows
 from tests.unit.worker.processes import World
 
 
@@ -12,8 +14,10 @@ class Ear:
     def __init__(self) -> None:
         self.heard: list[Any] = []
 
-    def show(self, status: dict[str, Any], workers: list[bytes]) -> None:
-        del workers
+    def show(
+        self, status: dict[str, Any], workers: list[bytes], nodes: list[Any]
+    ) -> None:
+        del workers, nodes
         if status not in self.heard[-1:]:
             self.heard.append(status)
 
@@ -84,3 +88,40 @@ def test_the_status_is_short() -> None:
     assert describe(world.policy) == "1 of 2 workers ready, reloading"
     world.policy.drain(world.now)
     assert describe(world.policy) == "stopping, 2 workers left"
+
+
+def known(**answers: Probe | str) -> NodeSet:
+    nodes = NodeSet(map(Node, (*answers, "unprobed")), random=lambda: 1.0)
+    nodes.due(100.0)
+    for name, answer in answers.items():
+        if isinstance(answer, str):
+            nodes.failed(name, answer, 100.0)
+        else:
+            nodes.probed(name, answer, 100.0)
+    return nodes
+
+
+def test_the_broker_is_told_of_nodes_that_have_been_probed() -> None:
+    nodes = known(
+        n1=Probe(Role.PRIMARY, 500, 3),
+        n2=Probe(Role.STANDBY, 400, 0, 7.0),
+        n3="connection refused",
+    )
+    assert [tuple(row) for row in rows(nodes, 100.0)] == [
+        ("n1", "main", "primary", True, 0.0, 500, 3, ""),
+        ("n2", "main", "standby", True, 7.0, 400, 0, ""),
+        ("n3", "main", "unknown", False, None, 0, 0, "connection refused"),
+    ]
+
+
+def test_a_primary_that_was_left_behind_serves_nothing() -> None:
+    nodes = known(n1=Probe(Role.PRIMARY, 500, 1), n2=Probe(Role.PRIMARY, 400, 2))
+    first, second = rows(nodes, 100.0)
+    assert (first.role, first.up) == ("primary", False)
+    assert first.reason == "a primary left behind on timeline 1 of 2"
+    assert (second.role, second.up) == ("primary", True)
+
+
+def test_of_two_equal_primaries_neither_takes_writes() -> None:
+    nodes = known(n1=Probe(Role.PRIMARY, 500, 1), n2=Probe(Role.PRIMARY, 400, 1))
+    assert [(r.role, r.up) for r in rows(nodes, 100.0)] == [("unknown", True)] * 2

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from falconas.settings import Group
 from falconas.worker import scripts
 from falconas.worker.scripts import FolderError, Library, ScriptLoadError, load
 
@@ -213,3 +214,55 @@ def test_a_single_file_can_be_loaded(tmp_path: Path) -> None:
     assert scripts.load_file(path).name == "echo"
     with pytest.raises(ScriptLoadError, match=r"bad\.py:1: SyntaxError"):
         scripts.load_file(write(tmp_path, "bad.py", ")"))
+
+
+# Groups
+
+READS = 'from falconas import script\n@script(access="read")\ndef run(ctx): ...\n'
+
+
+def of_groups(folder: Path, **groups: Group) -> Library:
+    write(folder, "reports/daily.py", READS)
+    write(folder, "orders.py", "def run(ctx): ...\n")
+    write(folder, "broken.py", "def run(ctx\n")
+    return load(folder).assign(groups)
+
+
+def test_each_entry_names_the_first_group_that_has_the_script(tmp_path: Path) -> None:
+    library = of_groups(
+        tmp_path, reports=Group(scripts=("reports.*",)), rest=Group(scripts=("*",))
+    )
+    entries = library.manifest()["scripts"]
+    assert {name: entry["group"] for name, entry in entries.items()} == {
+        "broken": "rest",
+        "orders": "rest",
+        "reports.daily": "reports",
+    }
+    assert entries["orders"]["error"] is None
+
+
+def test_a_script_that_no_group_has_is_not_served(tmp_path: Path) -> None:
+    library = of_groups(tmp_path, reports=Group(scripts=("reports.*",)))
+    entry = library.manifest()["scripts"]["orders"]
+    assert entry["group"] is None
+    assert entry["error"] == "no group has a pattern for it; groups: reports"
+    assert list(library.scripts) == ["reports.daily"]
+
+
+def test_a_script_that_writes_is_not_served_by_a_group_that_reads(
+    tmp_path: Path,
+) -> None:
+    library = of_groups(tmp_path, all=Group(access="read"))
+    entry = library.manifest()["scripts"]["orders"]
+    assert entry["group"] == "all"
+    assert entry["error"] == (
+        'it writes, and its group all has access = "read"; declare it'
+        ' @script(access="read"), or give it to another group'
+    )
+    assert list(library.scripts) == ["reports.daily"]
+
+
+def test_other_groups_make_another_set_of_scripts(tmp_path: Path) -> None:
+    one = of_groups(tmp_path, one=Group()).hash
+    assert of_groups(tmp_path, one=Group(size=3)).hash == one
+    assert of_groups(tmp_path, two=Group()).hash != one

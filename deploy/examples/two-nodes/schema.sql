@@ -1,0 +1,1 @@
+CREATE TABLE visit (node text NOT NULL, backend int NOT NULL);

@@ -1,0 +1,153 @@
+"""The thread of a client for threads: it keeps the connection."""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import socket
+import threading
+from contextlib import suppress
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from falconas.client.calls import Outstanding, Verdict
+    from falconas.client.core import ClientCore
+    from falconas.client.link import Link
+    from falconas.client.sync import Call
+
+log = logging.getLogger("falconas.client")
+
+
+class Io:
+    """The thread that keeps the connection.
+
+    The core is touched under the lock only. Callers wake the thread only when it
+    sleeps, so many calls in a row cost one wake-up. It knows its `Client` not, so
+    that a forgotten one can be collected and then stops it.
+    """
+
+    def __init__(self, core: ClientCore, link: Link) -> None:
+        self.core = core
+        self._link = link
+        self._lock = threading.Lock()
+        self._asleep = False
+        self._stopping = False
+        self._watched: tuple[int, ...] = ()
+        self._process = os.getpid()
+        self._bell, self._ear = socket.socketpair()
+        self._bell.setblocking(False)
+        self._ear.setblocking(False)
+        self._thread = threading.Thread(
+            target=self._run, name="falconas-client", daemon=True
+        )
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def check_process(self) -> None:
+        """Refuse to work in a child of the process: it has no such thread."""
+        if os.getpid() != self._process:
+            raise RuntimeError("a client does not survive os.fork(): make a new one")
+
+    def submit(self, call: Call, accept: Callable[[Call, float], Outstanding]) -> None:
+        """Let the core accept a new call."""
+        self.check_process()
+        with self._lock:
+            call._outstanding = accept(call, monotonic())  # noqa: SLF001
+            ring, self._asleep = self._asleep, False
+        if ring:
+            self._ring()
+
+    def cancel(self, outstanding: Outstanding) -> None:
+        """Let the core cancel a call."""
+        self.check_process()
+        with self._lock:
+            self.core.cancel(outstanding, monotonic())
+            verdicts = self.core.take_verdicts()
+            ring, self._asleep = self._asleep, False
+        if ring:
+            self._ring()
+        _deliver(verdicts)
+
+    def stop(self) -> bool:
+        """Tell the thread to end; takes no lock, as a collector may call it."""
+        if self._stopping or os.getpid() != self._process:
+            return False
+        self._stopping = True
+        self._ring()
+        return True
+
+    def join(self) -> None:
+        """Wait until the thread has ended."""
+        if os.getpid() == self._process:
+            self._thread.join()
+
+    def _ring(self) -> None:
+        with suppress(OSError):  # rung often enough, or the thread has ended
+            self._bell.send(b"\0")
+
+    def _run(self) -> None:
+        reason = "the client was closed"
+        try:
+            with selectors.DefaultSelector() as selector:
+                selector.register(self._ear, selectors.EVENT_READ)
+                while not self._stopping:
+                    self._step(selector)
+                    self._sleep(selector)
+        except Exception as error:
+            log.exception("the client's thread failed")
+            reason = f"the client failed: {error}"
+        self._end(reason)
+
+    def _step(self, selector: selectors.BaseSelector) -> None:
+        busy = True
+        while busy and not self._stopping:
+            with self._lock:
+                busy = self._link.step(monotonic())
+                verdicts = self.core.take_verdicts()
+            _deliver(verdicts)
+            self._watch(selector)
+
+    def _watch(self, selector: selectors.BaseSelector) -> None:
+        """Wait for the file descriptors that the link has now."""
+        if self._link.fds is not self._watched:
+            for fd in self._watched:
+                selector.unregister(fd)
+            self._watched = self._link.fds
+            for fd in self._watched:
+                selector.register(fd, selectors.EVENT_READ)
+
+    def _sleep(self, selector: selectors.BaseSelector) -> None:
+        with self._lock:
+            if self._link.sendable:
+                return
+            wake_at = self.core.wake_at()
+            self._asleep = True
+        wait = None if wake_at == inf else max(0.0, wake_at - monotonic())
+        ready = selector.select(wait) if not self._stopping else []
+        self._asleep = False
+        if any(key.fileobj is self._ear for key, _ in ready):
+            self._ear.recv(4096)
+
+    def _end(self, reason: str) -> None:
+        with self._lock:
+            self._stopping = True
+            self.core.close(reason)
+            verdicts = self.core.take_verdicts()
+        _deliver(verdicts)
+        with suppress(Exception):  # a last CANCEL, if that is still possible
+            self._link.finish(monotonic())
+        self._link.close()
+        self._bell.close()
+        self._ear.close()
+
+
+def _deliver(verdicts: list[tuple[Any, Verdict]]) -> None:
+    for call, verdict in verdicts:
+        call.settle(verdict)

@@ -1,0 +1,59 @@
+"""What psycopg prepares in a pool's connection, and when it is to be forgotten.
+
+A statement goes on meaning what its names meant when it was prepared: a temporary
+table that hides another one would not be seen, and one that is gone again would make it
+fail for good. So all is forgotten when a command may have given names another meaning,
+and once more at the end of the loan: then the names mean what they meant before.
+
+Only the tags tell. What a function does behind a SELECT is not seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import pq
+from psycopg._preparing import Prepare, PrepareManager
+
+from falconas.database.reset import may_rename
+
+if TYPE_CHECKING:
+    from psycopg.pq.abc import PGresult
+
+
+class Prepared(PrepareManager):
+    """psycopg's own, which forgets more.
+
+    A command by which it forgets, it does not count either: so it sees each anew.
+
+    Attributes:
+        renamed: Names may mean something else since this was set to False.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.renamed = False
+
+    def _should_discard(
+        self, prep: Prepare, results: Sequence[PGresult], *_: Any
+    ) -> bool:
+        if may_rename([_tag(result) for result in results]):
+            self.renamed = True
+            return self.clear()
+        return super()._should_discard(prep, results)
+
+
+def watch(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
+    """Have a fresh connection forget what it must not keep."""
+    prepared = Prepared()
+    prepared.prepare_threshold = connection.prepare_threshold
+    connection._prepared = prepared  # noqa: SLF001
+
+
+def _tag(result: PGresult) -> str:
+    tag = (result.command_status or b"").decode(errors="replace")
+    if tag.startswith("SELECT") and result.status == pq.ExecStatus.COMMAND_OK:
+        return "SELECT INTO"  # or CREATE TABLE AS: rows, and nobody got them
+    return tag
