@@ -46,8 +46,8 @@ def check_broker(broker: Broker) -> None:
         )
 
 
-def check_nodes(settings: Settings) -> list[str]:
-    """Return what to warn of in nodes and groups.
+def check_nodes(settings: Settings) -> None:
+    """Refuse nodes and groups that do not go together.
 
     Raises:
         ConfigError: They do not fit together: a group on a database or node that is
@@ -55,7 +55,7 @@ def check_nodes(settings: Settings) -> list[str]:
     """
     nodes, groups = settings.nodes, settings.groups
     for name, node in nodes.items():
-        _check_node(name, node)
+        _check_node(name, node, nodes)
     for name, group in groups.items():
         _check_group(name, group, nodes or {settings.database.node: Node()})
     wanted = settings.worker.group
@@ -70,18 +70,23 @@ def check_nodes(settings: Settings) -> list[str]:
             f"there are nodes of the databases {', '.join(databases)} and no groups:"
             " say by [groups.NAME] which scripts work on which"
         )
-    return [*_idle_nodes(settings), *_idle_groups(groups)]
 
 
-def _check_node(name: str, node: Node) -> None:
+def idle(settings: Settings) -> list[str]:
+    """Return which nodes and groups have no work for workers, to be warned of."""
+    return [*_idle_nodes(settings), *_idle_groups(settings.groups)]
+
+
+def _check_node(name: str, node: Node, nodes: dict[str, Node]) -> None:
     if node.dns and node.patroni:
         raise ConfigError(
             f"nodes.{name}: the nodes are found by dns or by patroni, not by both"
         )
-    for url in node.patroni:
-        if not url.startswith(("http://", "https://")):
+    for tag in node.tags:
+        if tag in nodes and tag != name:
             raise ConfigError(
-                f"nodes.{name}.patroni: {url} must be a URL such as http://db1:8008"
+                f"nodes.{name}.tags: {tag} is the name of a node, so that a group could"
+                " not name that one alone: call the tag otherwise"
             )
 
 

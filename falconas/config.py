@@ -123,11 +123,8 @@ def resolve(
             values[name] = dialable(values[leader])
             origins[name] = f"{leader}, {origins[leader]}"
     settings = _settings(names, values)
-    warnings = [
-        *_exposed(path, origins, values, every),
-        *_misspelt(environ),
-        *check_nodes(settings),
-    ]
+    check_nodes(settings)
+    warnings = [*_exposed(path, origins, values, every), *_misspelt(environ)]
     return Loaded(settings, origins, warnings)
 
 

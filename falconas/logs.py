@@ -40,6 +40,7 @@ def setup(
     level: str = "info",
     format: str = "auto",  # noqa: A002
     stream: TextIO | TextIOBase | None = None,
+    **facts: object,
 ) -> None:
     """Send the process's log to stderr; a second call replaces the first.
 
@@ -47,10 +48,11 @@ def setup(
         level: debug, info, warning or error.
         format: text, json, or auto: text on a terminal, json otherwise.
         stream: Where to write instead of stderr; see `falconas.stderr`.
+        facts: What each line of this process is to tell besides.
     """
     stream = stream or sys.stderr
     plain = stream.isatty() if format == "auto" else format == "text"
-    handler = Handler(stream)
+    handler = Handler(stream, facts)
     handler.setFormatter(TextFormatter() if plain else JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -72,10 +74,14 @@ def has_password(dsn: str) -> bool:
 class Handler(logging.StreamHandler[Any]):
     """Writes lines; one that cannot be written is counted, and never an error."""
 
-    dropped = 0
+    def __init__(self, stream: TextIO | TextIOBase, facts: dict[str, object]) -> None:
+        super().__init__(stream)
+        self.dropped = 0
+        self._facts = facts
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line, and before it how many could not be written."""
+        record.__dict__.update({**self._facts, **record.__dict__})
         if self.dropped:
             news = logging.makeLogRecord(
                 {

@@ -13,6 +13,7 @@ import ipaddress
 import json
 import re
 from typing import Any
+from urllib.parse import urlsplit
 
 _TCP = re.compile(r"tcp://(\*|\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):([0-9]{1,5})")
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
@@ -159,6 +160,35 @@ class Names(Words):
 
     wanted = "an array of names: small letters, digits, - and _, a letter first"
     item = Name()
+
+
+class Url(Kind):
+    """Where an HTTP API is that asks nobody who he is."""
+
+    metavar = "URL"
+    wanted = "a URL such as https://db1:8008 or http://db1:8008"
+
+    def parse(self, value: Any) -> str:
+        """Return the URL."""
+        text = str(super().parse(value))
+        if "@" in text:  # is not repeated: what stands before may be a password
+            raise ValueError(f"must be {self.wanted}, without user and password")
+        try:
+            parts = urlsplit(text)
+            good = parts.scheme in {"http", "https"} and parts.port != 0
+        except ValueError:
+            raise self.wrong(value) from None
+        if not good or not parts.hostname:
+            raise self.wrong(value)
+        return text
+
+
+class Urls(Words):
+    """Several URLs."""
+
+    metavar = "URL,…"
+    wanted = "an array of URLs"
+    item = Url()
 
 
 class Endpoint(Kind):

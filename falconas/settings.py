@@ -11,7 +11,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from falconas.options import Choice, Endpoint, Filled, Flag, Kind, Name, Names, Words
+from falconas.options import (
+    Choice,
+    Endpoint,
+    Filled,
+    Flag,
+    Kind,
+    Name,
+    Names,
+    Urls,
+    Words,
+)
 from falconas.quantities import Count, Duration, Number, Size
 
 PREFIX = "FALCONAS_"
@@ -20,6 +30,7 @@ LONGEST = 7 * 86400.0
 _KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
 _BUDGET = Duration(0.001, LONGEST)
 _WAIT = Duration(0.0, LONGEST)
+_DIAL = Endpoint(dial=True)
 
 
 def _option(default: Any, kind: Kind, text: str, **more: Any) -> Any:
@@ -76,16 +87,10 @@ class Worker:
     """One host's workers and their supervisor."""
 
     backend: str = _option(
-        Broker.backend,
-        Endpoint(dial=True),
-        "The broker's backend.",
-        follows="broker.backend",
+        Broker.backend, _DIAL, "The broker's backend.", follows="broker.backend"
     )
     control: str = _option(
-        Broker.control,
-        Endpoint(dial=True),
-        "The broker's control.",
-        follows="broker.control",
+        Broker.control, _DIAL, "The broker's control.", follows="broker.control"
     )
     count: int = _option(
         0,
@@ -168,7 +173,10 @@ class Node:
         False, Flag(), "Each address that the host resolves to is a node."
     )
     patroni: tuple[str, ...] = _option(
-        (), Words(), "URLs of Patroni's REST API; the members it lists are the nodes."
+        (),
+        Urls(),
+        "URLs of Patroni's REST API, by https where the network is not trusted; the"
+        " members it lists are the nodes.",
     )
 
 
@@ -222,16 +230,10 @@ class Client:
     """Commands that call scripts or ask the broker."""
 
     frontend: str = _option(
-        Broker.frontend,
-        Endpoint(dial=True),
-        "The broker's frontend.",
-        follows="broker.frontend",
+        Broker.frontend, _DIAL, "The broker's frontend.", follows="broker.frontend"
     )
     control: str = _option(
-        Broker.control,
-        Endpoint(dial=True),
-        "The broker's control.",
-        follows="broker.control",
+        Broker.control, _DIAL, "The broker's control.", follows="broker.control"
     )
     budget: float = _option(
         5.0, _BUDGET, "Time to wait for a broker where a call has no budget."

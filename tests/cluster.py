@@ -24,11 +24,12 @@ through stops, kills and copies. A standby has it read-only, as the primary made
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import count
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from falconas.database.cluster import EmbeddedCluster
 from falconas.database.programs import EmbeddedError
@@ -64,3 +65,40 @@ def cluster_database(cluster: EmbeddedCluster) -> Iterator[str]:
         # On a cluster that the test broke it stays, until that is deleted.
         with suppress(EmbeddedError, psycopg.Error):
             cluster.drop_database(name)
+
+
+class Few:
+    """A role that may have only so many connections to a node; see `few`."""
+
+    def __init__(self, cluster: EmbeddedCluster) -> None:
+        self._cluster = cluster
+
+    def dsn(self, name: str, database: str = "postgres") -> str:
+        """Return a conninfo to connect to a node by."""
+        return make_conninfo(
+            self._cluster[name].dsn(database), user="few", password="few"
+        )
+
+    def limit(self, count: int) -> None:
+        """Let it have so many from now on."""
+        self._cluster.primary.execute(f"ALTER ROLE few CONNECTION LIMIT {count}")
+        self._cluster.wait_until_caught_up()
+
+    def shut_out_probe(self, name: str) -> None:
+        """End the probe's connection to a node, where all others stay."""
+        (ended,) = self._cluster[name].execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE application_name = 'falconas/probe' AND usename = 'few'"
+        )
+        assert ended == (True,)
+
+
+@contextmanager
+def few(cluster: EmbeddedCluster) -> Iterator[Few]:
+    """Make a role whose connections can be limited."""
+    cluster.primary.execute("CREATE ROLE few LOGIN PASSWORD 'few'")
+    cluster.wait_until_caught_up()
+    try:
+        yield Few(cluster)
+    finally:
+        cluster.primary.execute("DROP ROLE few")

@@ -9,7 +9,7 @@ head start of `BOOST` places for each level; since tags only grow, it ages by it
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from heapq import heapify, heappop, heappush
 
 from falconas.broker.records import Client, LaneKey, Pending
@@ -43,7 +43,8 @@ class Queue:
         self._tags[pending.client] = (tag, count + 1)
         self._waiting[pending.number] = pending
         rank = 0 if front else 1
-        order = tag - BOOST * pending.priority
+        # Of what had been handed out age decides, not how much its client has asked.
+        order = (tag if rank else 0.0) - BOOST * pending.priority
         heappush(self._heap, (rank, order, pending.number))
 
     def head(self) -> tuple[int, float, int]:
@@ -111,7 +112,7 @@ class Backlog:
             queue = self.queues[key] = Queue(key)
         queue.push(pending, front=front)
         pending.queue = queue
-        if pending.demand:
+        if pending.demanding:
             self.demanding[pending.number] = pending
         self.count += 1
         self.bytes += pending.size
@@ -137,19 +138,36 @@ class Backlog:
         queue.remove(pending)
         self._forget(pending, queue)
 
-    def take_all(self) -> list[Pending]:
-        """Remove and return everything, the oldest first, to be filed anew."""
-        everything = sorted(self, key=lambda pending: pending.number)
-        for pending in everything:
-            pending.queue = None
-        self.queues.clear()
-        self.demanding.clear()
-        self.count = self.bytes = 0
-        return everything
+    def strays(self, key_of: Callable[[Pending], QueueKey]) -> list[Pending]:
+        """Return what waits in another queue than that of its key.
+
+        Of what is not demanding, requests of one kind have one key: to look at one is
+        to know all.
+        """
+        strays = self.astray(key_of)
+        for queue in self.queues.values():
+            samples = {p.kind: p for p in queue if not p.demanding}
+            moved = {k for k, p in samples.items() if key_of(p) != queue.key}
+            if moved:
+                strays += [p for p in queue if not p.demanding and p.kind in moved]
+        return strays
+
+    def astray(self, key_of: Callable[[Pending], QueueKey]) -> list[Pending]:
+        """Return the same of what is demanding."""
+        waiting = self.demanding.values()
+        return [p for p in waiting if key_of(p) != p.queue.key]
+
+    def move(
+        self, strays: list[Pending], key_of: Callable[[Pending], QueueKey]
+    ) -> None:
+        """Put requests into the queues of their keys, the oldest first."""
+        for pending in sorted(strays, key=lambda pending: pending.number):
+            self.remove(pending)
+            self.push(pending, key_of(pending), front=pending.demanding)
 
     def _forget(self, pending: Pending, queue: Queue) -> None:
         pending.queue = None
-        if pending.demand:
+        if pending.demanding:
             del self.demanding[pending.number]
         self.count -= 1
         self.bytes -= pending.size

@@ -16,6 +16,7 @@ from falconas.broker.losses import Losses
 from falconas.broker.pool import script_infos
 from falconas.broker.records import (
     Body,
+    Demand,
     LaneKey,
     Loss,
     Peer,
@@ -109,6 +110,7 @@ class BrokerCore:
             deadline=now + budget_of(flow, request.budget, info),
             priority=priority_of(extras),
             watched=presence.wants(extras, peer.envelope),
+            demand=Demand.COMPARABLE if "min_lsn" in extras else Demand.NOTHING,
         )
         client.pending[request.id] = pending
         flow.open += 1

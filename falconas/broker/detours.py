@@ -86,8 +86,5 @@ def _refile(flow: Flow, now: float) -> None:
     """
     if flow.pool.regrade():
         flow.refile(now)
-        return
-    for pending in list(flow.backlog.demanding.values()):
-        if flow.pool.key_of(pending) != pending.queue.key:
-            flow.backlog.remove(pending)
-            flow.file(pending, now, accepted=True, front=True)
+    elif strays := flow.backlog.astray(flow.pool.key_of):
+        flow.move(strays, now)

@@ -18,12 +18,7 @@ from falconas.broker.hosts import Hosts
 from falconas.broker.pool import Pool
 from falconas.broker.records import Body, Loss, Peer, Pending, Send, Socket, Worker
 from falconas.codec import encode_value
-from falconas.errors import (
-    Code,
-    FalconError,
-    ResourceExhausted,
-    Started,
-)
+from falconas.errors import Code, FalconError, ResourceExhausted, Started
 from falconas.protocol import VERSION, Cancel, Id, Kind, Reply, Request, Welcome
 from falconas.settings import Broker as BrokerSettings
 
@@ -31,6 +26,9 @@ from falconas.settings import Broker as BrokerSettings
 # in hand comes this much later, so that the worker's better one can overtake it.
 VERDICT_GRACE = 0.7
 ATTEMPTS = 2
+# A node that serves may take so long to have replayed something: mostly it lags by
+# less, but what is known of its position is old too.
+CATCH_UP = 3.0
 # Id of a WELCOME that asks a known worker to say READY again, with what it holds.
 RECOUNT = b"holding?"
 
@@ -278,14 +276,19 @@ class Flow:
             self.lose(worker, Loss(None, Started.UNKNOWN, reason), now)
 
     def refile(self, now: float) -> None:
-        """File everything that waits anew: what can run where has changed."""
-        for pending in self.backlog.take_all():
-            if self.pool.is_quarantined(pending.script):
-                self.finish(pending, verdicts.quarantined(pending), now)
-            else:
-                self.backlog.push(pending, self.pool.key_of(pending))
-        self._rearm(now)
-        for lane in self.pool.lanes.values():
+        """File anew what waits and has another way: what can run where has changed."""
+        scripts = {p.script for p in self.backlog} if self.pool.quarantine else ()
+        held_back = {script for script in scripts if self.pool.is_quarantined(script)}
+        for pending in [p for p in self.backlog if p.script in held_back]:
+            self._end(pending, verdicts.quarantined(pending), now)
+        self.move(self.backlog.strays(self.pool.key_of), now)
+
+    def move(self, strays: list[Pending], now: float) -> None:
+        """Let requests wait elsewhere, or no longer."""
+        self.backlog.move(strays, self.pool.key_of)
+        for pending in (*strays, *self.backlog.demanding.values()):
+            self.expiry.set(pending, self._due(pending, now))
+        for lane in self.pool.lanes.values() if strays else ():
             for worker in list(lane.idle):
                 self._serve(worker, now)
 
@@ -328,7 +331,11 @@ class Flow:
         if self.pool.is_served(pending.queue.key):
             return pending.deadline
         if pending.astray_at is not None:
-            return min(pending.deadline, pending.astray_at + self.settings.worker_wait)
+            patience = self.settings.worker_wait
+            route = self.pool.route(pending.script)
+            if self.pool.is_served(route):  # by nodes that only have to catch up
+                patience = max(patience, CATCH_UP)
+            return min(pending.deadline, pending.astray_at + patience)
         if 0.0 < pending.due < pending.deadline:
             return pending.due  # already waiting for a worker to appear
         patience = max(

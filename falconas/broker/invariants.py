@@ -42,7 +42,7 @@ def _check_backlog(core: BrokerCore) -> None:
     waiting = list(backlog)
     assert backlog.count == len(waiting), "backlog miscounted"
     assert backlog.bytes == sum(p.size for p in waiting), "bytes miscounted"
-    demanding = {p.number for p in waiting if p.demand}
+    demanding = {p.number for p in waiting if p.demanding}
     assert backlog.demanding.keys() == demanding, "would miss the news of nodes"
     for key, queue in backlog.queues.items():
         assert len(queue) > 0, "an empty queue was kept"

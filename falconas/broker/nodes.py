@@ -1,10 +1,12 @@
 """Database nodes as supervisors report them, and what each of them suits.
 
 Writes suit a primary, reads any node that is up and fresh enough. A node of which
-nothing is known suits everything: a worker without a supervisor has one all the same.
+nothing is known suits all but what must be fresh: a worker without a supervisor has one
+all the same, and can tell whether it takes writes, but not how far it is behind.
 Of several primaries of a database, one on an older timeline was left behind by a
 failover and serves nothing; of two on the same timeline nobody can tell which is right,
-and neither gets writes.
+and neither gets writes. A standby that does not follow the newest timeline is astray:
+positions cannot be compared, so nobody can tell what it lacks.
 """
 
 from __future__ import annotations
@@ -27,7 +29,10 @@ REASON_LIMIT = 200
 
 
 class Facts(NamedTuple):
-    """What is known of a node; `lag` in seconds, None where nobody can tell."""
+    """What is known of a node; `lag` in seconds, None where nobody can tell.
+
+    `astray`: it does not follow the newest timeline of its database.
+    """
 
     database: str = ""
     role: str = UNKNOWN
@@ -36,6 +41,7 @@ class Facts(NamedTuple):
     lsn: int = NOWHERE
     timeline: int = 0
     reason: str = ""
+    astray: bool = False
 
 
 class Grade(NamedTuple):
@@ -44,6 +50,7 @@ class Grade(NamedTuple):
     up: bool
     primary: bool
     lag: int
+    astray: bool
 
 
 class Nodes:
@@ -100,6 +107,7 @@ class Nodes:
                 facts.up,
                 facts.role == PRIMARY,
                 bisect_left(max_lags, inf if facts.lag is None else facts.lag),
+                facts.astray,
             )
             for name, facts in self.facts.items()
         }
@@ -135,29 +143,23 @@ class Nodes:
             judged[name] = facts._replace(
                 role=UNKNOWN, lag=None, lsn=NOWHERE, reason=why
             )
-        primaries: dict[str, list[str]] = {}
+        databases: dict[str, list[str]] = {}
         for name, facts in judged.items():
-            if facts.role == PRIMARY:
-                primaries.setdefault(facts.database, []).append(name)
-        for names in primaries.values():
+            databases.setdefault(facts.database, []).append(name)
+        for names in databases.values():
             newest = max(judged[name].timeline for name in names)
-            rivals = [n for n in names if judged[n].up and judged[n].timeline == newest]
+            rivals = [name for name in names if _leads(judged[name], newest)]
             for name in names:
-                facts = judged[name]
-                if facts.up and facts.timeline < newest:
-                    judged[name] = facts._replace(
-                        up=False, reason=_behind(facts, newest)
-                    )
-                elif name in rivals and len(rivals) > 1:
-                    others = ", ".join(other for other in rivals if other != name)
-                    why = f"a primary on the same timeline as {others}"
-                    judged[name] = facts._replace(role=UNKNOWN, reason=why)
+                others = ", ".join(other for other in rivals if other != name)
+                judged[name] = _judge(judged[name], newest, others)
         return judged
 
 
 def objection(facts: Facts | None, info: ScriptInfo) -> str:
     """Say what speaks against a script on a node; empty: nothing, the node suits."""
-    if facts is None or (facts.up and facts.role == PRIMARY):
+    if facts is None:
+        return "" if info.max_lag is None else "its lag is not known"
+    if facts.up and facts.role == PRIMARY:
         return ""
     if not facts.up:
         return f"down: {facts.reason}" if facts.reason else "down"
@@ -166,7 +168,8 @@ def objection(facts: Facts | None, info: ScriptInfo) -> str:
         return "a standby" if facts.role == STANDBY else unknown
     if info.max_lag is not None:
         if facts.lag is None:
-            return "its lag is not known"
+            known = facts.reason if facts.astray else ""
+            return known or "its lag is not known"
         if facts.lag > info.max_lag:
             return f"{facts.lag:.1f} s behind, {info.max_lag:g} s are allowed"
     return ""
@@ -177,13 +180,20 @@ def shortcoming(
 ) -> str:
     """Say what a node lacks that otherwise suits; empty: nothing.
 
-    What is demanded has to be known of the node.
+    What is demanded has to be known of the node, but that it is comparable: then its
+    worker finds out whether it has replayed `min_lsn`.
     """
     if not demand or (facts is not None and facts.role == PRIMARY):
         return ""
-    if facts is None or demand is Demand.PRIMARY:
+    if demand is Demand.PRIMARY:
         return "not the primary"
+    if facts is None:
+        return "not the primary" if demand > Demand.COMPARABLE else ""
     wanted = (min_lsn or {}).get(facts.database, 0)
+    if wanted and facts.astray:
+        return facts.reason or "it does not follow the primary"
+    if demand is Demand.COMPARABLE:
+        return ""
     return "" if facts.lsn >= wanted else "it has not replayed that far"
 
 
@@ -194,8 +204,31 @@ def is_min_lsn(value: Any) -> bool:
     )
 
 
-def _behind(facts: Facts, newest: int) -> str:
-    return f"a primary left behind on timeline {facts.timeline} of {newest}"
+def _leads(facts: Facts, newest: int) -> bool:
+    return facts.up and facts.role == PRIMARY and facts.timeline == newest
+
+
+def _judge(facts: Facts, newest: int, rivals: str) -> Facts:
+    """Return what is believed of a node, by its database's newest timeline.
+
+    Args:
+        facts: What was reported.
+        newest: That timeline.
+        rivals: The other primaries on it.
+    """
+    own = facts.timeline
+    if facts.role != PRIMARY:
+        if own == newest:
+            return facts
+        why = facts.reason or f"it follows timeline {own or 'unknown'} of {newest}"
+        return facts._replace(lag=None, astray=True, reason=why)
+    if facts.up and own < newest:
+        why = f"a primary left behind on timeline {own} of {newest}"
+        return facts._replace(up=False, reason=why)
+    if facts.up and rivals:
+        why = f"a primary on the same timeline as {rivals}"
+        return facts._replace(role=UNKNOWN, reason=why)
+    return facts
 
 
 def _entry(said: Any) -> tuple[str, Facts] | None:

@@ -29,6 +29,7 @@ MANIFESTS = 64
 UNLISTED_FOR = 0.5
 # Nodes that no worker has any more, and whose figures are still remembered.
 TALLIES = 256
+NOBODY = "no worker is ready there"
 
 
 class Pool:
@@ -45,6 +46,7 @@ class Pool:
         self.tallies: dict[str, Tally] = {}  # of workers that are gone, by node
         self.routes: dict[str, QueueKey] = {}
         self._grades: dict[str, Grade] = {}
+        self._astray = False  # some node is
         self._max_lags: list[float] = []
 
     def learn(self, manifest: str, scripts: Mapping[str, ScriptInfo]) -> bool:
@@ -96,7 +98,7 @@ class Pool:
         key = self.routes.get(pending.script)
         if key is None:
             key = self.route(pending.script)
-        if pending.demand:
+        if pending.demanding or (pending.demand and self._astray):
             return frozenset(lane for lane in key if not self.lacks(lane.node, pending))
         return key
 
@@ -106,6 +108,7 @@ class Pool:
         if grades == self._grades:
             return False
         self._grades = grades
+        self._astray = any(grade.astray for grade in grades.values())
         self.routes.clear()
         return True
 
@@ -116,7 +119,7 @@ class Pool:
         """
         nodes = self.nodes.facts
         info = self.info(pending.script)
-        if info is None or not nodes:
+        if info is None or (not nodes and info.max_lag is None):
             return ""
         names = {lane.node for lane in self._able(pending.script)}
         databases = {nodes[name].database for name in names if name in nodes}
@@ -129,7 +132,14 @@ class Pool:
 
     def _objection(self, name: str, info: ScriptInfo, pending: Pending) -> str:
         against = objection(self.nodes.facts.get(name), info)
-        return against or self.lacks(name, pending) or "no worker is ready there"
+        if against := against or self.lacks(name, pending):
+            return against
+        able = [lane for lane in self._able(pending.script) if lane.node == name]
+        if not able:
+            return f"it has no worker of group {info.group}" if info.group else NOBODY
+        unready = [w for lane in able for w in self.lanes[lane].workers if not w.ready]
+        why = max((str(w.facts.get("reason") or "") for w in unready), default="")
+        return f"{NOBODY}: {why}" if why else NOBODY
 
     def lacks(self, node: str, pending: Pending) -> str:
         """Say what a node lacks of what a request demands; empty: nothing."""

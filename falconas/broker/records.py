@@ -41,11 +41,12 @@ class Peer(NamedTuple):
 
 
 class Demand(IntEnum):
-    """What a node must be known to be for a request that another gave back."""
+    """What a node must be for a request; from REPLAYED on another gave it back."""
 
     NOTHING = 0
-    REPLAYED = 1  # beyond the request's `min_lsn`
-    PRIMARY = 2
+    COMPARABLE = 1  # with the request's `min_lsn`: not known to be astray
+    REPLAYED = 2  # known to be beyond it
+    PRIMARY = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,22 @@ class Pending:
     dispatch: bytes = b""
     handed: float = 0.0
     info: ScriptInfo | None = None
+
+    @property
+    def demanding(self) -> bool:
+        """It was given back, and each news of a node may release it."""
+        return self.demand > Demand.COMPARABLE
+
+    @property
+    def kind(self) -> tuple[str, ...]:
+        """What requests share that the same lanes serve, unless they are demanding.
+
+        The script, and the databases of which it wants to see what was written.
+        """
+        min_lsn = self.extras.get("min_lsn")
+        if not min_lsn:
+            return (self.script,)
+        return self.script, *sorted(name for name, lsn in min_lsn.items() if lsn)
 
 
 class LaneKey(NamedTuple):

@@ -21,6 +21,7 @@ import click
 
 from falconas.cli.broker import broker
 from falconas.cli.call import call
+from falconas.cli.cluster import cluster
 from falconas.cli.config import config
 from falconas.cli.demo import demo
 from falconas.cli.dev import dev
@@ -76,7 +77,7 @@ def cli(ctx: click.Context) -> None:
     help_if_bare(ctx)
 
 
-COMMANDS = (dev, demo, run, call, scripts, status, nodes, reload, drain)
+COMMANDS = (dev, demo, run, call, scripts, status, nodes, reload, drain, cluster)
 for command in (*COMMANDS, broker, worker, config):
     cli.add_command(command)
 

@@ -25,20 +25,14 @@ def check_scripts(settings: Settings) -> None:
 
 
 def check_database(settings: Settings) -> None:
-    """Refuse connection strings and URLs that cannot be read; does not connect."""
-    from falconas.database.conninfo import InvalidDsn
-    from falconas.database.inventory import sources_of
-    from falconas.database.patroni import Api
+    """Refuse connection strings that cannot be read; does not connect."""
+    from falconas.database.inventory import nodes_of, sources_of
 
     try:
-        sources = sources_of(settings)
-    except InvalidDsn as error:
+        sources_of(settings)
+        nodes_of(settings)
+    except ValueError as error:
         raise ConfigError(str(error)) from None
-    for source in sources:
-        try:
-            _ = [Api.of(url) for url in source.patroni]
-        except ValueError as error:
-            raise ConfigError(f"nodes.{source.name}.patroni: {error}") from None
 
 
 def check_connection(settings: Settings) -> None:

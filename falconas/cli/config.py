@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from falconas.checks import idle
 from falconas.cli.checks import check_database, check_scripts
 from falconas.cli.failures import Exit, describe
 from falconas.cli.options import config_option, help_if_bare, load
@@ -39,14 +40,20 @@ def example_() -> None:
 @config_option
 def check(config_file: str | None) -> int:
     """Check the configuration without starting anything."""
+    from falconas.database.inventory import doubtful
+
     loaded = load(config_file, {})
     settings = loaded.settings
-    wrong = _wrong(check_broker, settings.broker) + _wrong(check_database, settings)
+    unread = _wrong(check_database, settings)
+    wrong = _wrong(check_broker, settings.broker) + unread
     notes = [
         f"{text} (a host that runs no workers needs none)"
         for text in _wrong(check_scripts, settings)
     ]
-    for line in [*wrong, *notes, *loaded.warnings]:
+    notes += [*loaded.warnings, *idle(settings)]
+    if not unread:
+        notes += doubtful(settings)
+    for line in [*wrong, *notes]:
         click.echo(f"falconas: {line}", err=True)
     if wrong:
         return Exit.USAGE

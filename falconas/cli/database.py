@@ -8,11 +8,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from falconas.config import ConfigError, Settings
 from falconas.logs import mask
 from falconas.settings import Node
+
+if TYPE_CHECKING:
+    from falconas.database.cluster import EmbeddedCluster
+    from falconas.database.member import Member
 
 FOLDER = Path(".falconas/dev")
 NODES_FOLDER = Path(".falconas/nodes")
@@ -42,6 +46,8 @@ def database(
 ) -> Iterator[Place]:
     """Give a database that is up for as long as the block runs.
 
+    It is a given one, else our nodes if they run, else a server of our own.
+
     Args:
         settings: A database that they name is used.
         environ: So is one that libpq's variables name.
@@ -53,13 +59,17 @@ def database(
             that are configured are nowhere.
         StartError: Our own PostgreSQL does not start.
     """
-    if is_given(settings, environ):
+    if by := _givers(settings, environ):
         if nodes:
             raise ConfigError(
                 "--nodes starts PostgreSQL servers of our own, but a database is given"
-                " by --dsn, the configuration or PG… variables: leave out one of them"
+                f" by {', '.join(by)}: leave out one or the other"
             )
         yield Place(settings, f"the given one ({_given(settings)})", lambda: True)
+        return
+    if not nodes and (cluster := _running()) is not None:
+        log.info("using the nodes that run in %s", NODES_FOLDER)
+        yield _nodes(settings, cluster)
         return
     own = _cluster(settings, nodes) if nodes else _server(settings)
     with own as place:
@@ -68,11 +78,21 @@ def database(
 
 def is_given(settings: Settings, environ: Mapping[str, str]) -> bool:
     """Tell whether the user named a database, to us or to libpq."""
-    return (
-        bool(settings.database.dsn)
-        or any(node.dsn or node.dns or node.patroni for node in settings.nodes.values())
-        or any(environ.get(name) for name in _LIBPQ)
-    )
+    return bool(_givers(settings, environ))
+
+
+def _givers(settings: Settings, environ: Mapping[str, str]) -> list[str]:
+    """Return the names of the options and variables that name a database."""
+    return [
+        *(["database.dsn"] if settings.database.dsn else []),
+        *(
+            f"nodes.{name}.{key}"
+            for name, node in settings.nodes.items()
+            for key in ("dsn", "dns", "patroni")
+            if getattr(node, key)
+        ),
+        *(name for name in _LIBPQ if environ.get(name)),
+    ]
 
 
 def _given(settings: Settings) -> str:
@@ -111,28 +131,48 @@ def _server(settings: Settings) -> Iterator[Place]:
 def _cluster(settings: Settings, count: int) -> Iterator[Place]:
     from falconas.database.cluster import EmbeddedCluster
 
-    names = [f"n{number}" for number in range(1, count + 1)]
+    _check_names(settings, [f"n{number}" for number in range(1, count + 1)])
+    log.info("starting %d nodes of PostgreSQL in %s", count, NODES_FOLDER)
+    with EmbeddedCluster(NODES_FOLDER, standbys=count - 1) as cluster:
+        yield _nodes(settings, cluster)
+    log.info("left PostgreSQL; the data stays in %s", NODES_FOLDER)
+
+
+def _running() -> EmbeddedCluster | None:
+    """Return the cluster of a `falconas dev --nodes` that runs in this folder."""
+    if not NODES_FOLDER.is_dir():
+        return None
+    from falconas.database.cluster import EmbeddedCluster
+
+    return EmbeddedCluster.running(NODES_FOLDER)
+
+
+def _nodes(settings: Settings, cluster: EmbeddedCluster) -> Place:
+    _check_names(settings, [node.name for node in cluster.nodes])
+    found = {
+        node.name: replace(settings.nodes.get(node.name, Node()), dsn=node.dsn())
+        for node in cluster.nodes
+    }
+    lines = [f"    {line_of(node)}" for node in cluster.nodes]
+    where = "\n".join([f"our own nodes in {NODES_FOLDER}", *lines])
+
+    def is_up() -> bool:
+        return any(node.server.postmaster() for node in cluster.nodes)
+
+    return Place(replace(settings, nodes=found), where, is_up)
+
+
+def line_of(node: Member) -> str:
+    """Show a node of our own: name, role, and how to look into it."""
+    role = "standby" if node.standby else "primary"
+    state = role if node.running else "paused" if node.paused else "down"
+    return f"{node.name}  {state:7}  psql {shlex.quote(node.dsn())}"
+
+
+def _check_names(settings: Settings, names: list[str]) -> None:
     for name in settings.nodes:
         if name not in names:
             raise ConfigError(
-                f"[nodes.{name}] has no dsn, and --nodes {count} starts only"
+                f"[nodes.{name}] has no dsn, and the nodes of our own are only"
                 f" {', '.join(names)}"
             )
-    log.info("starting %d nodes of PostgreSQL in %s", count, NODES_FOLDER)
-    with EmbeddedCluster(NODES_FOLDER, standbys=count - 1) as cluster:
-        found = {
-            node.name: replace(settings.nodes.get(node.name, Node()), dsn=node.dsn())
-            for node in cluster.nodes
-        }
-        own = replace(settings, nodes=found)
-        primary = cluster.primary
-        where = (
-            f"our own nodes {', '.join(names)} in {NODES_FOLDER}"
-            f" (psql {shlex.quote(primary.dsn())})"
-        )
-
-        def is_up() -> bool:
-            return any(node.server.postmaster() for node in cluster.nodes)
-
-        yield Place(own, where, is_up)
-    log.info("left PostgreSQL; the data stays in %s", NODES_FOLDER)

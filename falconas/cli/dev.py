@@ -71,6 +71,8 @@ def dev(settings: Settings, *, nodes: int | None) -> int:
         backend=dialable(broker.backend),
         control=dialable(broker.control),
     )
+    if nodes and not worker.count:  # else a node might have nothing to do
+        worker = replace(worker, count=max(nodes, os.cpu_count() or 1))
     settings = replace(settings, worker=worker)
     with database(settings, os.environ, nodes=nodes or 0) as place:
         return _serve(place)

@@ -141,7 +141,7 @@ def status_text(report: dict[str, Any]) -> str:
     reasons = [w for w in workers if w.get("reason")]
     lines += [f"{w['worker']} is not ready: {printable(w['reason'])}" for w in reasons]
     if report.get("nodes"):
-        lines += ["", nodes_text(report["nodes"])]
+        lines += ["", nodes_text(report["nodes"], len(report["supervisors"]))]
     lines += _hosts(report["supervisors"])
     lines += [
         f"{q['script']} is quarantined for {_age(q['since'])}: it killed its workers;"
@@ -162,15 +162,18 @@ def _row(worker: dict[str, Any]) -> dict[str, Any]:
     return row | {name: worker[name] for name in _COUNT_COLUMNS}
 
 
-def nodes_text(nodes: list[dict[str, Any]]) -> str:
+def nodes_text(nodes: list[dict[str, Any]], supervisors: int) -> str:
     """Show the database nodes, and what is wrong with one."""
     if not nodes:
-        return "no node is known: no worker and no supervisor is there"
+        why = "no worker and no supervisor is there"
+        if supervisors:
+            why = "no supervisor has found one yet; the log says why"
+        return f"no node is known: {why}"
     rows = [
         {
             "node": node["name"],
             "database": node["database"] or None,
-            "role": node["role"],
+            "role": _role(node),
             "lag": None if node["lag"] is None else f"{node['lag']:.1f} s",
             "health": "up" if node["up"] else "down",
             **{name: node[name] for name in _NODE_COUNTS},
@@ -183,6 +186,12 @@ def nodes_text(nodes: list[dict[str, Any]]) -> str:
         if node.get("reason")
     ]
     return "\n".join([*table(rows, width=_width()), *reasons])
+
+
+def _role(node: dict[str, Any]) -> str:
+    """Tell what a node is, or was before it went down."""
+    role: str = node["role"]
+    return role if node["up"] or role == "unknown" else f"was {role}"
 
 
 def _hosts(supervisors: list[dict[str, Any]]) -> list[str]:

@@ -42,8 +42,9 @@ def run(
 ) -> None:
     """Run SCRIPT here, without broker and workers.
 
-    What it writes is committed. The database is that of `falconas dev` unless one
-    is given by --dsn or libpq's variables. What the script prints goes to stderr.
+    What it writes is committed. The database is that of `falconas dev`, with its
+    nodes if it runs some, unless one is given by --dsn or libpq's variables. What
+    the script prints goes to stderr.
     """
     words = arguments.parse(parameters)
     values = arguments.read(params) if params else {}
@@ -60,7 +61,7 @@ def run(
             settings,
             script,
             values,
-            lambda: entry().get("access") != "read",
+            entry,
             settings.broker.budget if budget is None else budget,
         )
     value = decode_value(outcome.body)
@@ -75,14 +76,14 @@ def _run(
     settings: Settings,
     script: str,
     values: dict[str, Any],
-    writes: Callable[[], bool],
+    entry: Callable[[], dict[str, Any]],
     budget: float,
 ) -> Outcome:
     from falconas.cli.choice import choose
     from falconas.worker.runner import run_script
 
     with database(settings, os.environ) as place:
-        choice = choose(place.settings, script, writes)
+        choice = choose(place.settings, script, entry)
         return run_script(
             choice.dsn,
             Path(settings.worker.scripts),

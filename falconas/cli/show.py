@@ -70,8 +70,8 @@ def nodes(settings: Settings, *, as_json: bool) -> None:
     """
     from falconas.client.operator import Operator
 
-    found: list[dict[str, Any]] = Operator(settings.client.control).inspect()["nodes"]
+    report: dict[str, Any] = Operator(settings.client.control).inspect()
     if as_json:
-        print_value(found, as_json=True)
+        print_value(report["nodes"], as_json=True)
     else:
-        click.echo(nodes_text(found))
+        click.echo(nodes_text(report["nodes"], len(report["supervisors"])))

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import logging
+
 import click
 
+from falconas.checks import idle
 from falconas.cli.checks import check_database, check_scripts
 from falconas.cli.options import options
 from falconas.config import Settings
 from falconas.stderr import Stderr
+
+log = logging.getLogger("falconas.config")
 
 
 @click.command
@@ -18,6 +23,8 @@ def worker(settings: Settings) -> int:
     """
     check_scripts(settings)
     check_database(settings)
+    for warning in idle(settings):
+        log.warning(warning)
     from falconas.worker.supervisor import main
 
     return main(settings)

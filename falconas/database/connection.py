@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
@@ -32,6 +33,8 @@ class Connection(psycopg.Connection[Any]):
     than that were never heard.
     """
 
+    _waits_since: float | None = None
+
     def wait(
         self,
         gen: PQGen[Result],
@@ -39,7 +42,17 @@ class Connection(psycopg.Connection[Any]):
         timeout: float | None = None,
     ) -> Result:
         """Wait for `gen`, as psycopg does."""
-        return super().wait(gen, interval, timeout)
+        try:
+            self._waits_since = monotonic()
+            return super().wait(gen, interval, timeout)
+        finally:
+            self._waits_since = None
+
+    @property
+    def awaited(self) -> float:
+        """How long it has been waiting for the server, 0 if it is not."""
+        since = self._waits_since
+        return 0.0 if since is None else monotonic() - since
 
     def end(self) -> None:
         """Close it, although a thread that a script left may be in its midst.

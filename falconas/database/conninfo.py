@@ -7,8 +7,11 @@ server goes on with the SQL of a client that is gone.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from difflib import get_close_matches
+from typing import NamedTuple
 
 from psycopg import ProgrammingError, pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -25,6 +28,13 @@ PORT = "5432"
 HOST_LISTS = ("host", "hostaddr", "port")
 OF_SEVERAL = {*HOST_LISTS, "target_session_attrs", "load_balance_hosts"}
 SETTINGS = {"client_connection_check_interval": "250ms"}
+
+
+class Server(NamedTuple):
+    """What a DSN leads to, with libpq's own sources; `place` is empty if none says."""
+
+    place: str
+    dbname: str
 
 
 class InvalidDsn(ValueError):
@@ -113,6 +123,21 @@ def address(dsn: str) -> dict[str, str]:
     return {key: given[key] for key in HOST_LISTS if given.get(key)}
 
 
+def server(dsn: str) -> Server:
+    """Return the server and the database that a DSN for one host leads to.
+
+    Raises:
+        InvalidDsn: libpq would not understand it.
+    """
+    given = _read(dsn)
+    known = _elsewhere(given.get("service")) | given
+    said = any(known.get(key) for key in HOST_LISTS)
+    if known.get("hostaddr"):  # the host is a name for the certificate only
+        known["host"] = known["hostaddr"]
+    name = known.get("dbname") or known.get("user", "")
+    return Server(label(known) if said else "", name)
+
+
 def at(dsn: str, **address: str) -> str:
     """Return a DSN for one server: at that host, hostaddr and port instead.
 
@@ -132,12 +157,43 @@ def label(given: Mapping[str, str]) -> str:
 
 def _read(dsn: str) -> dict[str, str]:
     try:
-        return {key: str(value) for key, value in conninfo_to_dict(dsn).items()}
-    except ProgrammingError:
-        raise InvalidDsn(
-            "the DSN is malformed; write postgresql://user@host:5432/name"
-            ' or "host=… port=… dbname=… user=…"'
-        ) from None
+        found = {key: str(value) for key, value in conninfo_to_dict(dsn).items()}
+    except ProgrammingError as error:
+        why = _misspelt(str(error)) or "the DSN is malformed"
+    else:
+        why = _misread(found)
+    if not why:
+        return found
+    raise InvalidDsn(
+        f"{why}; write postgresql://user@host:5432/name"
+        ' or "host=… port=… dbname=… user=…"'
+    )
+
+
+def _misread(found: Mapping[str, str]) -> str:
+    """Return why libpq has taken a part of a password for host or port, if it has."""
+    hosts, ports = (found.get(key, "").split(",") for key in ("host", "port"))
+    if any("@" in host[1:] for host in hosts):  # before an abstract socket it stands
+        wrong = "host with an @"
+    elif not all(port.strip().isdigit() for port in ports if port):
+        wrong = "port that is no number"
+    else:
+        return ""
+    return f"the DSN has a {wrong}: write %40, %3A and %2F for @, : and / in a password"
+
+
+def _misspelt(text: str) -> str:
+    """Return which keyword libpq does not know, if it is like one that it knows.
+
+    Any other may be a part of a password that has a space in it.
+    """
+    found = re.search(r'(?:invalid connection option|query parameter:) "(.*)"', text)
+    if not found:
+        return ""
+    known = [option.keyword.decode() for option in pq.Conninfo.get_defaults()]
+    word = found[1]
+    near = ["dbname"] if word == "database" else get_close_matches(word, known, 1)
+    return "".join(f"the DSN has no keyword {word}: did you mean {it}?" for it in near)
 
 
 def _escape(value: str) -> str:

@@ -2,9 +2,10 @@
 
 A DSN with several hosts is a node for each. With `dns` each address that a host
 resolves to is one, and with `patroni` each running member of that cluster. Both are
-looked up anew at an interval. A look-up that fails, or finds nothing, changes nothing:
-nodes that are gone are found to be down by their probes, and while there was no answer
-at all the DSN's own hosts are used. Roles are probed, whatever Patroni says.
+looked up anew at an interval. A look-up that fails, or finds nothing or too much,
+changes nothing: nodes that are gone are found to be down by their probes, and while
+there was no answer at all the DSN's own hosts are used. What is found twice at one
+address is one node. Roles are probed, whatever Patroni says.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from falconas.database.conninfo import address, at, by_host, label
+from falconas.database.conninfo import PORT, address, at, by_host, label
 from falconas.database.patroni import LIMIT, Api, members
-from falconas.database.topology import Node
+from falconas.database.topology import Node, objection
 
 INTERVAL = 30.0
 RETRY = 1.0  # after a failure; doubles up to the interval
 PATIENCE = 3.0  # with a look-up, and with each URL
+MOST = 100  # nodes by one look-up
 
 Result = TypeVar("Result")
 Resolve = Callable[[str], Awaitable[Sequence[str]]]
@@ -41,7 +43,7 @@ class Discovery:
     Args:
         sources: The nodes as configured.
         found: Is told all nodes, first if some are known without a look-up, and then
-            at each change.
+            at each change. Their names are unique.
         interval: Seconds between two look-ups.
         resolve: Returns the addresses of a host.
         fetch: Returns what Patroni answers.
@@ -49,7 +51,8 @@ class Discovery:
 
     Raises:
         InvalidDsn: A DSN cannot be read.
-        ValueError: A URL cannot be read.
+        ValueError: A URL cannot be read, two nodes have the same name, or there are too
+            many.
     """
 
     def __init__(
@@ -74,6 +77,8 @@ class Discovery:
             for url in source.patroni:
                 Api.of(url)
             self._nodes.append([] if _is_looked_up(source) else hosts)
+        if why := objection(self._sources) or objection(self.nodes):
+            raise ValueError(why)
 
     @property
     def nodes(self) -> list[Node]:
@@ -94,30 +99,50 @@ class Discovery:
         while True:
             try:
                 nodes = await self._look_up(source, self._nodes[index])
+                self._have(index, nodes)
             except Exception as error:
                 why = " ".join(str(error).split()) or type(error).__name__
                 if why != said:
                     log.warning("no new answer on node %s: %s", source.name, why[:500])
-                nodes = self._nodes[index] or _fallback(source)
+                if not self._nodes[index]:
+                    self._have_hosts(index, source)
                 said, pause, delay = why, min(delay, self._interval), delay * 2
             else:
                 said, pause, delay = "", self._interval, RETRY
-            if nodes != self._nodes[index]:
-                self._nodes[index] = nodes
-                self._found(self.nodes)
             await self._pause(pause)
+
+    def _have(self, index: int, nodes: list[Node]) -> None:
+        """Have these nodes of a source from now on, and tell if they are others.
+
+        Raises:
+            ValueError: They do not go with those of the other sources.
+        """
+        if nodes == self._nodes[index]:
+            return
+        known = [*self._nodes[:index], nodes, *self._nodes[index + 1 :]]
+        everything = [node for found in known for node in found]
+        if why := objection(everything):
+            raise ValueError(f"with what was found {why}")
+        self._found(everything)
+        self._nodes = known
+
+    def _have_hosts(self, index: int, source: Node) -> None:
+        """Use the hosts of the DSN, as long as nothing was found."""
+        hosts = _hosts(source) if address(source.dsn).get("host") else []
+        with suppress(ValueError):  # the look-up's own failure has been said
+            self._have(index, hosts)
 
     async def _look_up(self, source: Node, known: list[Node]) -> list[Node]:
         """Return the nodes of a source; raises if there is no sound answer."""
         if not source.patroni:
             found = [await self._resolved(source, host) for host in _hosts(source)]
-            return [node for nodes in found for node in nodes]
+            return _apart([node for nodes in found for node in nodes])
         failures = []
         for api in map(Api.of, source.patroni):
             try:
                 async with asyncio.timeout(PATIENCE):
                     body = await self._fetch(api)
-                return _running(source, body, {node.name for node in known})
+                return _apart(_running(source, body, {node.name for node in known}))
             except TimeoutError:
                 failures.append(f"{api}: no answer within {PATIENCE:g} s")
             except (OSError, ValueError, http.client.HTTPException) as error:
@@ -226,9 +251,20 @@ def _hosts(source: Node) -> list[Node]:
     ]
 
 
-def _fallback(source: Node) -> list[Node]:
-    """Return what to use as long as nothing was found."""
-    return _hosts(source) if address(source.dsn).get("host") else []
+def _apart(nodes: list[Node]) -> list[Node]:
+    """Return the first node at each address: two there would be two primaries.
+
+    Raises:
+        ValueError: They are too many.
+    """
+    found: dict[tuple[str, str], Node] = {}
+    for node in nodes:
+        place = address(node.dsn)
+        host = place.get("hostaddr") or place.get("host", "")
+        found.setdefault((host, place.get("port", PORT)), node)
+    if len(found) > MOST:
+        raise ValueError(f"it found {len(found)} nodes; {MOST} are the most")
+    return list(found.values())
 
 
 def _running(source: Node, body: bytes, known: set[str]) -> list[Node]:

@@ -5,7 +5,8 @@ that double, each node by itself. When it returns it is on probation: it gets a 
 its share at first and all of it at the end. A node that keeps failing is on probation
 for longer each time, so that work is not moved to and fro.
 
-A node is suspect when something failed on it that a probe has not explained yet.
+A node is suspect when something failed on it that a probe has not explained yet. So is
+one that answers, but takes no new connection: those who are connected can work on.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Health:
         failures: Probes that failed in a row.
         suspect: Something failed that no probe has explained yet.
         silent: It is down, and did not even refuse.
+        closed: It takes no new connection, or at least none of the probe's.
     """
 
     interval: float
@@ -46,6 +48,7 @@ class Health:
     failures: int = 0
     suspect: bool = False
     silent: bool = False
+    closed: bool = False
     returns: int = 0  # of late, each of which makes the probation longer
     probation_ends: float = -inf
     asked_at: float | None = None
@@ -57,23 +60,29 @@ class Health:
 
     def succeeded(self, now: float) -> None:
         """Note that a probe was answered."""
-        self.failures, self.silent = 0, False
-        if not self.up:
-            self.up, self.since = True, now
-            if self.probation_ends > -inf:  # it had failed before
-                self.probation_ends = now + self._probation()
-        elif now - self.since > STEADY:
-            self.returns = 0
+        self.failures, self.silent, self.closed = 0, False, False
+        self._rise(now)
         asked_at = now if self.asked_at is None else self.asked_at
         if self.suspected_at <= asked_at:
             self.suspect, self.why = False, ""
         self.asked_at = None
         self.probe_at = now if self.suspect else now + self.interval
 
+    def refused(self, why: str, now: float, *, known: bool) -> None:
+        """Note that the node answers, but gave the probe no connection.
+
+        It is up for what is `known` of it. Of another nothing is known still.
+        """
+        self.failures, self.silent, self.closed = 0, False, True
+        if known:
+            self._rise(now)
+        self.why, self.suspect = f"takes no new connections: {why}", self.up
+        self.asked_at, self.probe_at = None, now + self.interval
+
     def failed(self, why: str, now: float, *, silent: bool = False) -> None:
         """Note that a probe failed: the node is down."""
         self.why, self.silent = why, silent
-        self.suspect = False
+        self.suspect = self.closed = False
         if self.up or self.failures == 0:
             self.returns = self.returns + 1 if self._is_fickle(now) else 0
             self.up, self.since = False, now
@@ -115,6 +124,14 @@ class Health:
     def settled(self, now: float) -> bool:
         """Tell whether it is up and on probation no more."""
         return self.up and now >= self.probation_ends
+
+    def _rise(self, now: float) -> None:
+        if not self.up:
+            self.up, self.since = True, now
+            if self.probation_ends > -inf:  # it had failed before
+                self.probation_ends = now + self._probation()
+        elif now - self.since > STEADY:
+            self.returns = 0
 
     def _probation(self) -> float:
         return min(LONGEST_PROBATION, PROBATION * 2.0 ** min(self.returns, 8))

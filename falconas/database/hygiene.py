@@ -11,8 +11,12 @@ share all of it; raw messages are waited for with a bound.
 from __future__ import annotations
 
 import select
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+import socket
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
 from psycopg import errors, generators, pq
@@ -35,7 +39,6 @@ RESET_TIMEOUT = 3.0
 # Not the flushed position: that may lie before a commit that did not wait for the disk.
 POSITION = "SELECT pg_catalog.pg_current_wal_insert_lsn() - '0/0'::pg_catalog.pg_lsn"
 
-_GONE = frozenset({"57P01", "57P02", "57P03"})
 _PLAIN = (
     "row_factory", "cursor_factory", "server_cursor_factory", "prepare_threshold",
     "prepared_max",
@@ -46,7 +49,8 @@ Connection = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
 _Status = pq.TransactionStatus
 
 
-class Loan(NamedTuple):
+@dataclass(slots=True, eq=False)
+class Loan:
     """A connection in a borrower's hands.
 
     Attributes:
@@ -56,6 +60,7 @@ class Loan(NamedTuple):
         access: "read" or "write".
         settings: How psycopg's connection was when it was handed out.
         spare: A second descriptor of its socket, to cut it by whatever becomes of it.
+        silence: Why it was cut, if it was: the node says nothing any more.
     """
 
     name: str
@@ -64,6 +69,23 @@ class Loan(NamedTuple):
     access: str
     settings: dict[str, Any]
     spare: int
+    silence: str = ""
+
+    def cut(self, why: str) -> None:
+        """End the borrower's waiting for a node that says nothing any more."""
+        self.silence = why
+        with (
+            suppress(OSError),
+            socket.fromfd(self.spare, socket.AF_INET, socket.SOCK_STREAM) as it,
+        ):
+            it.shutdown(socket.SHUT_RDWR)
+
+    @property
+    def lost(self) -> str:
+        """What to say when the connection is gone."""
+        if self.silence:
+            return f"{self.name} does not answer ({self.silence}): the pool cut it off"
+        return f"the connection to {self.name} was lost"
 
 
 def settings_of(connection: Connection) -> dict[str, Any]:
@@ -114,23 +136,52 @@ class Ending:
     """The end of a block that raised nothing: what it may be called.
 
     Args:
-        connection: The borrowed one.
+        loan: That of the block.
     """
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, loan: Loan) -> None:
+        self._loan = loan
+        self._connection = loan.connection
         self._notices: list[Notice] = []
 
     def verdict(self) -> FalconError | None:
         """Return why the block's transaction cannot be committed, if it cannot."""
-        if self._connection.broken and not self._connection.autocommit:
+        if self._connection.broken:
+            if self._connection.autocommit and self._loan.access == "write":
+                return uncertain(
+                    f"{self._loan.lost}; each statement was for itself, and the last"
+                    " may have been done"
+                )
             return Unavailable(
-                "the connection was lost; what was not committed is rolled back",
+                f"{self._loan.lost}; what was not committed is rolled back",
                 started=Started.YES,
             )
         if self._connection.pgconn.transaction_status == _Status.INERROR:
             return Aborted(
                 "the transaction failed inside and was rolled back", started=Started.YES
+            )
+        return self._unfinished() if self._loan.access == "write" else None
+
+    def _unfinished(self) -> FalconError | None:
+        """Return what of a write is not done, although nothing has failed at its end.
+
+        A read that leaves a stream open only costs the connection.
+        """
+        here = self._connection
+        if undone := _prepared(here).undone:
+            return Aborted(undone, started=Started.YES)
+        if here.closed:
+            return None
+        if is_busy(here):
+            text = "the block left a pipeline, a stream or a COPY open"
+            if here.autocommit:
+                return uncertain(f"{text}: what it wrote may be committed, or not")
+            return Aborted(f"{text}, and so is rolled back", started=Started.YES)
+        if is_open(here) and _is_nested(here):
+            return Aborted(
+                "the block left a transaction() or a two-phase transaction open, which"
+                " is rolled back",
+                started=Started.YES,
             )
         return None
 
@@ -143,8 +194,9 @@ class Ending:
 
     def failed(self, error: psycopg.Error) -> Exception:
         """Return what to raise for an error in COMMIT."""
-        if self._connection.closed or not error.sqlstate:
-            return uncertain("the connection was lost in COMMIT")
+        unsent = isinstance(error, psycopg.ProgrammingError) and not error.sqlstate
+        if self._connection.closed or not (error.sqlstate or unsent):
+            return uncertain(f"{self._loan.lost}, in COMMIT")
         return error
 
     def check(self) -> None:
@@ -166,6 +218,19 @@ def is_open(connection: Connection) -> bool:
     return status in (_Status.INTRANS, _Status.INERROR)
 
 
+def _is_nested(connection: Connection) -> bool:
+    """Tell whether psycopg is in a transaction() or in a two-phase transaction.
+
+    It knows of no end of these but its own.
+    """
+    here = connection
+    return bool(here._num_transactions or here._tpc)  # noqa: SLF001
+
+
+def _prepared(connection: Connection) -> Prepared:
+    return cast("Prepared", connection._prepared)  # noqa: SLF001
+
+
 class Sweeping:
     """What a connection needs before the next borrower may have it.
 
@@ -178,7 +243,7 @@ class Sweeping:
         self._settings = loan.settings
         self._connection = cast("psycopg.Connection[Any]", loan.connection)
         self._end = b"ROLLBACK" if is_open(loan.connection) else None
-        prepared = cast("Prepared", self._connection._prepared)  # noqa: SLF001
+        prepared = _prepared(loan.connection)
         # Pools do not see all that is sent: anything may have been prepared by hand.
         self._sweep = Sweep(
             policy,
@@ -186,11 +251,17 @@ class Sweeping:
             hiding=True,
             forget=prepared.renamed,
         )
-        prepared.renamed = False
+        prepared.renamed, prepared.undone = False, ""
 
     def is_vain(self) -> bool:
         """Tell whether the connection has to be closed instead."""
-        return self._connection.closed or is_busy(self._connection)
+        here = self._connection
+        return (
+            here.closed
+            or is_busy(here)
+            or _is_nested(here)
+            or here._notifies_backlog is None  # noqa: SLF001  # a generator waits
+        )
 
     def messages(self) -> list[bytes]:
         """Return what to send."""
@@ -209,6 +280,8 @@ class Sweeping:
             setattr(here, name, self._settings[name])
         here._notice_handlers.clear()  # noqa: SLF001
         here._notify_handlers.clear()  # noqa: SLF001
+        here._notifies_backlog = deque()  # noqa: SLF001
+        here._adapters = None  # noqa: SLF001  # made anew, from the global ones
         return [
             (name, self._settings[name])
             for name in _LOCKED
@@ -219,15 +292,40 @@ class Sweeping:
 def blame(error: BaseException | None, loan: Loan) -> str:
     """Return what a block's end says against the node; empty if nothing.
 
-    Frameworks wrap the driver's errors, so what caused the error is looked at as well.
+    An error's code alone says nothing: a function may raise any, and another server's
+    errors pass through the block as well. A primary refuses only those to write who
+    have set their own transaction read-only.
+    """
+    if loan.connection.broken:
+        return "the connection was lost"
+    refused = any(found.sqlstate == READ_ONLY for found in _drivers(error))
+    if refused and loan.access == "write" and not _is_primary(loan.connection):
+        return READ_ONLY
+    return ""
+
+
+def _is_primary(connection: Connection) -> bool:
+    """Tell whether the server has said that it is one: those before 14 do not."""
+    return (
+        not connection.closed
+        and connection.pgconn.parameter_status(b"in_hot_standby") == b"off"
+    )
+
+
+def explain(error: BaseException, loan: Loan) -> None:
+    """Let the driver's errors say that we cut the connection: it blames the server."""
+    for found in _drivers(error):
+        if loan.silence and not found.sqlstate:
+            found.args = (loan.lost,)
+
+
+def _drivers(error: BaseException | None) -> Iterator[psycopg.Error]:
+    """Yield the driver's errors in an error and in what caused it.
+
+    Frameworks wrap them.
     """
     seen = 0
     while error is not None and seen < 10:  # noqa: PLR2004
         if isinstance(error, psycopg.Error):
-            state = error.sqlstate or ""
-            if state == READ_ONLY and loan.access == "write":
-                return READ_ONLY
-            if state in _GONE or state.startswith("08"):
-                return state
+            yield error
         error, seen = error.__cause__ or error.__context__, seen + 1
-    return "the connection was lost" if loan.connection.broken else ""

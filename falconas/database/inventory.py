@@ -13,7 +13,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
-from falconas.database.topology import Node
+from falconas.database.topology import Node, objection
 from falconas.settings import Group, Settings
 
 IMPLIED = "default"
@@ -42,6 +42,7 @@ def sources_of(settings: Settings) -> list[Node]:
 
     Raises:
         InvalidDsn: libpq cannot read a DSN; the text names the option.
+        ValueError: There are too many.
     """
     from falconas.database.conninfo import by_host, merged
 
@@ -55,7 +56,7 @@ def sources_of(settings: Settings) -> list[Node]:
         dsn = _reading(where, merged, base.dsn, node.dsn)
         _reading(where, by_host, dsn)
         found.append(Node(name, **vars(node) | {"dsn": dsn}))
-    return found
+    return _accepted(found)
 
 
 def nodes_of(settings: Settings) -> list[Node]:
@@ -63,6 +64,7 @@ def nodes_of(settings: Settings) -> list[Node]:
 
     Raises:
         InvalidDsn: libpq cannot read a DSN; the text names the option.
+        ValueError: There are too many.
     """
     from falconas.database.conninfo import by_host
 
@@ -77,6 +79,47 @@ def nodes_of(settings: Settings) -> list[Node]:
             else replace(source, dsn=dsn, name=f"{source.name}/{host}")
             for host, dsn in hosts.items()
         ]
+    return _accepted(found)
+
+
+def doubtful(settings: Settings) -> list[str]:
+    """Return what is hardly meant so in the nodes' DSNs. Imports psycopg.
+
+    Raises:
+        InvalidDsn: libpq cannot read a DSN; the text names the option.
+    """
+    from falconas.database.conninfo import server
+
+    if not settings.nodes:
+        return []
+    found, names, places = (
+        [],
+        dict[str, tuple[str, str]](),
+        dict[tuple[str, str], str](),
+    )
+    for node in sources_of(settings):
+        place, dbname = server(node.dsn)
+        if not place and not node.patroni:
+            found.append(
+                f"node {node.name} has no host, in nodes.{node.name}.dsn or in"
+                " database.dsn: only `falconas dev --nodes N` knows a server for it"
+            )
+        first, other = names.setdefault(node.database, (node.name, dbname))
+        if other != dbname:
+            found.append(
+                f"nodes {first} and {node.name} are of one database, {node.database},"
+                f" but connect to {other} and {dbname}: if they are two, say so by"
+                f" nodes.{node.name}.database"
+            )
+    for node in nodes_of(settings):
+        place, _ = server(node.dsn)
+        twin = places.setdefault((node.database, place), node.name)
+        if place and twin != node.name:
+            found.append(
+                f"nodes {twin} and {node.name} are the same server, {place}: to"
+                f" database {node.database} they are two primaries, and it gets no"
+                " writes"
+            )
     return found
 
 
@@ -132,6 +175,12 @@ def session_parameters(group: Group) -> dict[str, str]:
         "default_transaction_read_only": "on" if group.access == "read" else "",
     }
     return {name: value for name, value in wanted.items() if value}
+
+
+def _accepted(nodes: list[Node]) -> list[Node]:
+    if why := objection(nodes):
+        raise ValueError(why)
+    return nodes
 
 
 def _reading(where: str, read: Callable[..., Read], *dsns: str) -> Read:

@@ -5,30 +5,26 @@ from __future__ import annotations
 import logging
 import os
 import random
-import socket
 import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import suppress
 from time import monotonic
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from falconas.database.configured import read_pool
-from falconas.database.conninfo import conninfo
 from falconas.database.hygiene import Connection, Loan, settings_of
 from falconas.database.lending import Lending, Ticket, Wish
 from falconas.database.nodes import NoAnswer, Node, NodeSet, Probe
 from falconas.database.options import PoolOptions
 from falconas.database.prober import Prober
-from falconas.database.reset import DISCARD
 from falconas.database.sqlstate import READ_ONLY
+from falconas.database.wording import in_short
 from falconas.errors import Unavailable
 
 log = logging.getLogger(__name__)
 
 PATIENCE = 1.0  # with one node, before all are looked at anew
-RECONNECT = 5.0
 FORKED = (
     "this pool was opened before a fork, and its connections are the parent's: make a"
     " pool in each process, or do not use it before the fork"
@@ -151,6 +147,7 @@ class Lender(ABC, Generic[P]):
             self._closed = True
             pools, self._pools = list(self._pools.values()), {}
             self._lending.opened.clear()
+            self._lending.dismiss()
         self._prober.stop()
         return pools
 
@@ -172,24 +169,33 @@ class Lender(ABC, Generic[P]):
         return wish
 
     def _ask(self, ticket: Ticket) -> str | None:
-        """Return the node to fetch from, or None: the ticket's holder has to wait."""
+        """Return the node to fetch from, or None: the ticket's holder has to wait.
+
+        Raises:
+            Unavailable: The pool was closed.
+        """
         with self._lock:
+            self._check_open()
             self._lending.ask(ticket, monotonic())
             return ticket.name
 
-    def _impatient(self, ticket: Ticket, begun: float, deadline: float) -> bool:
-        """Tell whether one was served after all; raises if there is no use in waiting.
+    def _impatient(self, ticket: Ticket, begun: float, deadline: float) -> None:
+        """Raise if there is no use in waiting; one may have been served meanwhile.
 
         Raises:
-            Unavailable: No node suits, or it is too late.
+            Unavailable: No node suits, it is too late, or the pool was closed.
         """
         with self._lock:
             now = monotonic()
             if ticket.name is not None:
-                return True
-            if now < deadline and not self._lending.refusal(ticket.wish, now):
-                return False
-            raise self._lending.too_late(ticket.wish, now - begun, now)
+                return
+            self._check_open()
+            if now >= deadline or self._lending.refusal(ticket.wish, now):
+                raise self._lending.too_late(ticket.wish, now - begun, now)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Unavailable("the pool was closed")
 
     def _too_late(self, ticket: Ticket, begun: float) -> Unavailable:
         with self._lock:
@@ -250,6 +256,11 @@ class Lender(ABC, Generic[P]):
         log.warning("node %s is in doubt: %s", name, why)
         return pool
 
+    def _starved(self, name: str, waited: float, *, growing: bool) -> None:
+        """Doubt a node that gave no connection, unless one is just slow to make."""
+        if waited >= PATIENCE and not growing:
+            self._doubt(name, "it did not give a connection")
+
     def _due(self) -> tuple[list[str], float]:
         with self._lock:
             now = monotonic()
@@ -272,7 +283,7 @@ class Lender(ABC, Generic[P]):
     def _answered(self, name: str, answer: Probe | NoAnswer) -> None:
         """Note a node's answer; connect to it, or drop its connections."""
         with self._lock:
-            self._lending.answered(name, answer, monotonic())
+            alarms = self._lending.answered(name, answer, monotonic())
             up, down = self._lending.outdated()
             wanted = [self._lending.nodes.state(other).node for other in up]
             opening = [node for node in wanted if not self._is_opening(node)]
@@ -281,9 +292,13 @@ class Lender(ABC, Generic[P]):
             self._lending.opened.difference_update(down)
             self._lending.serve(monotonic())
             if isinstance(answer, NoAnswer) and answer.silent:
-                self._cut(name)
+                for loan in self._loans.values():
+                    if loan.name == name:
+                        loan.cut(answer.why)
         if isinstance(answer, NoAnswer) and down:
             log.warning("node %s is down: %s", name, answer.why)
+        for alarm in alarms:
+            log.warning(alarm)
         for node in opening:
             self._open(node)
         for pool in dropped:
@@ -296,16 +311,6 @@ class Lender(ABC, Generic[P]):
     @abstractmethod
     def _shut(self, pool: P) -> None:
         """Close a pool; waits for nothing."""
-
-    def _cut(self, name: str) -> None:
-        """End the waiting of borrowers for a node that says nothing any more."""
-        for loan in self._loans.values():
-            if loan.name == name:
-                with (
-                    suppress(OSError),
-                    socket.fromfd(loan.spare, socket.AF_INET, socket.SOCK_STREAM) as it,
-                ):
-                    it.shutdown(socket.SHUT_RDWR)
 
     def _add(self, node: Node, pool: P) -> bool:
         """Lend from this pool too; False if there is no more use for it."""
@@ -321,6 +326,15 @@ class Lender(ABC, Generic[P]):
         log.info("node %s is up", name)
         return True
 
+    def _give_up(self, node: Node, error: Exception) -> None:
+        """Note that a pool could not be made; the node's next answer tries again."""
+        why = in_short(error)
+        with self._lock:
+            if self._is_opening(node):
+                del self._opening[node.name]
+            self._lending.heard(node.name, why)
+        log.warning("node %s cannot be lent from yet: %s", node.name, why)
+
     def _is_opening(self, node: Node) -> bool:
         """Tell whether a pool for this very server is on its way."""
         other = self._opening.get(node.name)
@@ -328,23 +342,9 @@ class Lender(ABC, Generic[P]):
 
     def _arguments(self, node: Node) -> dict[str, Any]:
         """Return how psycopg's pool for a node is to be made."""
-        options = self.options
-        kwargs: dict[str, Any] = {"autocommit": options.autocommit}
-        if options.reset == DISCARD:  # what psycopg had prepared would be gone
-            kwargs["prepare_threshold"] = None
-        return {
-            "conninfo": conninfo(
-                node.dsn,
-                application_name=options.application_name,
-                settings=options.parameters(),
-            ),
-            "kwargs": kwargs,
-            "min_size": options.min_size,
-            "max_size": options.max_size,
-            "open": False,
-            "name": f"{options.application_name}/{node.name}",
-            "max_lifetime": options.max_lifetime,
-            "max_idle": options.max_idle,
-            "reconnect_timeout": RECONNECT,
-            "num_workers": 2,
-        }
+
+        def tell(why: str) -> None:
+            with self._lock:
+                self._lending.heard(node.name, why)
+
+        return self.options.arguments(node.dsn, node.name, tell=tell)

@@ -55,12 +55,17 @@ class Ticket:
 
 @dataclass(slots=True)
 class Counts:
-    """What became of the loans of a node."""
+    """What became of the loans of a node.
+
+    Attributes:
+        refusal: Why the last attempt to connect failed; empty if it did not.
+    """
 
     in_use: int = 0
     served: int = 0
     errors: int = 0
     lost: int = 0
+    refusal: str = ""
 
 
 @dataclass(slots=True)
@@ -88,6 +93,7 @@ class Lending:
     refused: int = 0
     _queue: deque[Ticket] = field(default_factory=deque)
     _among: frozenset[str] = frozenset()
+    _alarms: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.update(list(self.nodes))
@@ -150,6 +156,12 @@ class Lending:
         elif ticket in self._queue:
             self._queue.remove(ticket)
 
+    def dismiss(self) -> None:
+        """Call all who wait, in vain: nothing is lent any more."""
+        queue, self._queue = self._queue, deque()
+        for ticket in queue:
+            ticket.call()
+
     def give_back(self, name: str) -> None:
         """End a loan; then `serve`."""
         self.counts[name].in_use -= 1
@@ -172,6 +184,7 @@ class Lending:
             return f"no node suits a {wish.access}: {refusal.reason}"
         return "; ".join(
             f"{name}: {counts.in_use} of {self.max_size} in use"
+            + (f", and no other is made: {counts.refusal}" if counts.refusal else "")
             for name, counts in self.counts.items()
             if name in self._among
         )
@@ -195,7 +208,7 @@ class Lending:
                 "lag": facts.lag,
                 "lsn": facts.lsn,
                 "latency": facts.latency,
-                "reason": facts.reason,
+                "reason": facts.reason or self.counts[facts.name].refusal,
                 "size": 0,
                 "in_use": self.counts[facts.name].in_use,
                 "served": self.counts[facts.name].served,
@@ -206,12 +219,22 @@ class Lending:
         }
         return {"waiting": self.waiting, "refused": self.refused, "nodes": nodes}
 
-    def answered(self, name: str, answer: Probe | NoAnswer, now: float) -> None:
-        """Note how a node answered a probe."""
+    def answered(self, name: str, answer: Probe | NoAnswer, now: float) -> list[str]:
+        """Note how a node answered a probe; return what an operator is to hear anew."""
         if isinstance(answer, NoAnswer):
-            self.nodes.failed(name, answer.why, now, silent=answer.silent)
+            self.nodes.failed(
+                name, answer.why, now, silent=answer.silent, refused=answer.refused
+            )
         else:
             self.nodes.probed(name, answer, now)
+        found = {node.name: self.nodes.alarm(node.name) for node in self.nodes}
+        before, self._alarms = self._alarms, found
+        return [it for other, it in found.items() if it and not before.get(other)]
+
+    def heard(self, name: str, refusal: str) -> None:
+        """Note why a node gave no connection; empty: it gave one."""
+        if name in self.counts:
+            self.counts[name].refusal = refusal
 
     def outdated(self) -> tuple[list[str], list[str]]:
         """Return which nodes are to be opened now, and which to be closed."""

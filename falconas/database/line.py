@@ -14,6 +14,7 @@ from falconas.database.sqlstate import NO_WRITES, classify
 from falconas.database.topology import lsn_text
 from falconas.database.transaction import POSITION, REPLAYED
 from falconas.database.unserved import Refused, SessionLost
+from falconas.database.wording import in_short
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
@@ -61,6 +62,11 @@ class Line:
         return self._pgconn.status == pq.ConnStatus.BAD
 
     @property
+    def awaited(self) -> float:
+        """How long a statement that runs has been without an answer, 0 if none does."""
+        return self._connection.awaited
+
+    @property
     def role(self) -> str:
         """The node's, as far as it has told: "primary", "standby" or "unknown"."""
         try:
@@ -81,7 +87,8 @@ class Line:
         try:
             self._connection.cancel_safe(timeout=_CANCEL_TIMEOUT)
         except psycopg.Error as error:
-            log.warning("a running statement could not be cancelled: %s", error)
+            why = in_short(error)
+            log.warning("a running statement could not be cancelled: %s", why)
 
     def _is_idle(self) -> bool:
         return self._pgconn.transaction_status == _Idle

@@ -17,14 +17,26 @@ from psycopg.conninfo import make_conninfo
 from psycopg.sql import Composed
 
 from falconas.database.programs import EmbeddedError, Programs
-from falconas.database.server import USER, Server
+from falconas.database.server import USER, Server, is_free
 
-__all__ = ["Member", "until"]
+__all__ = ["SETTINGS", "Member", "until"]
 
 PATIENCE = 30.0
 POLL_INTERVAL = 0.01
 SIGNAL = "standby.signal"
 HALTED = {"T", "Z", ""}  # or at its end
+SETTINGS = {
+    "io_method": "sync",  # spares three processes a node
+    "max_connections": "100",
+    "primary_conninfo": "",
+    "shared_buffers": "32MB",
+    "wal_keep_size": "256MB",
+    # A lost or paused primary is noticed, and the next one found, within seconds.
+    "wal_receiver_status_interval": "1s",
+    "wal_receiver_timeout": "3s",
+    "wal_retrieve_retry_interval": "50ms",
+    "wal_sender_timeout": "3s",
+}
 
 
 class Member:
@@ -71,6 +83,12 @@ class Member:
         """Whether its files are a standby's: they are until it is promoted."""
         return (self.server.data / SIGNAL).exists()
 
+    @property
+    def timeline(self) -> int:
+        """The newest timeline in its files: 1, and one more with each promotion."""
+        histories = (self.server.data / "pg_wal").glob("*.history")
+        return max((int(path.stem, 16) for path in histories), default=1)
+
     def dsn(self, dbname: str = "postgres", *, tcp: bool = True) -> str:
         """Return a conninfo for one of its databases; it holds no secret."""
         return self.server.conninfo(self.port, dbname, tcp=tcp)
@@ -101,6 +119,13 @@ class Member:
         with suppress(OSError):
             return [postmaster.pid, *map(int, children.read_text().split())]
         return []
+
+    def return_to_port(self) -> None:
+        """Have the port of its last start, unless somebody else has it by now."""
+        before = Server(self.server.programs, {}, place=self.name)
+        before.recall()
+        if not self.server.port and is_free(before.port):
+            self.server.port = before.port
 
     def start(self) -> None:
         """Start it, as what its files say: a primary or a standby."""

@@ -1,12 +1,8 @@
 """The nodes of the databases, and which of them suits: pure, `now` comes in.
 
-Roles are probed, not believed. Of several primaries of a database the one on the newest
-timeline counts; another on an older one was left behind by a failover and serves
-nothing at all. Where two are on the same timeline, nobody can tell which is right, and
-writes are refused rather than sent to either.
-
-One policy serves both models: the process model places its workers by it, and the
-threaded one lends its connections by it.
+Roles are probed, not believed; what each node may do by that is in `standing`. One
+policy serves both models: the process model places its workers by it, and the threaded
+one lends its connections by it.
 """
 
 from __future__ import annotations
@@ -16,15 +12,16 @@ from math import inf, isfinite
 from typing import NamedTuple
 
 from falconas.database.health import Health
+from falconas.database.standing import Database
 from falconas.database.topology import (
     Change,
-    Database,
     Facts,
     NoAnswer,
     Node,
     Probe,
     Role,
     State,
+    objection,
 )
 
 __all__ = ["Change", "Facts", "NoAnswer", "Node", "NodeSet", "Probe", "Refusal", "Role"]
@@ -60,7 +57,6 @@ class NodeSet:
         self._random, self._interval = random, interval
         self._states: dict[str, State] = {}
         self._databases: dict[str, Database] = {}  # also those whose nodes have gone
-        self._members: dict[str, list[State]] = {}
         self.update(nodes)
 
     # What happens; of a node that has gone meanwhile, nothing
@@ -71,14 +67,16 @@ class NodeSet:
         One that is another server than before, by its DSN, is a new node.
 
         Raises:
-            ValueError: Two have the same name. Then nothing has changed.
+            ValueError: Two have the same name, or there are too many. Then nothing has
+                changed.
         """
-        fresh: dict[str, Node] = {}
-        for node in nodes:
-            if node.name in fresh:
-                raise ValueError(f"two nodes are named {node.name}")
-            fresh[node.name] = node
-        before, self._states, self._members = self._states, {}, {}
+        found = list(nodes)
+        if why := objection(found):
+            raise ValueError(why)
+        fresh = {node.name: node for node in found}
+        before, self._states = self._states, {}
+        for database in self._databases.values():
+            database.members = []
         kept = set()
         for name, node in fresh.items():
             state = before.get(name)
@@ -88,8 +86,8 @@ class NodeSet:
             else:
                 state = State(node, Health(self._interval, self._random))
             self._states[name] = state
-            self._databases.setdefault(node.database, Database())
-            self._members.setdefault(node.database, []).append(state)
+            database = self._databases.setdefault(node.database, Database())
+            database.members.append(state)
         return Change(
             [name for name in fresh if name not in kept],
             [name for name in before if name not in kept],
@@ -107,24 +105,23 @@ class NodeSet:
     def probed(self, name: str, probe: Probe, now: float) -> None:
         """Note what a node answered."""
         state = self._states.get(name)
-        if state is None:
-            return
-        database = self._databases[state.node.database]
-        if not state.health.up:
-            state.turn = max(state.turn, database.turn)
-        if probe.role is Role.PRIMARY:
-            database.advanced(probe.timeline)
-        state.probed(probe, now)
-        state.lag = database.lag(probe, now)
-        if self.primary(state.node.database) is state.node:
-            database.positions.append((now, probe.lsn))
-        self._hurry(state.node.database, now)
+        if state is not None:
+            self._of(state).probed(state, probe, now)
+            self._hurry(state.node.database, now)
 
-    def failed(self, name: str, why: str, now: float, *, silent: bool = False) -> None:
-        """Note that a node could not be probed: it is down."""
+    def failed(
+        self,
+        name: str,
+        why: str,
+        now: float,
+        *,
+        silent: bool = False,
+        refused: bool = False,
+    ) -> None:
+        """Note that a node could not be probed: it is down, if it has not `refused`."""
         state = self._states.get(name)
         if state is not None:
-            state.health.failed(why, now, silent=silent)
+            self._of(state).failed(state, why, now, silent=silent, refused=refused)
             self._hurry(state.node.database, now)
 
     def lost(self, name: str, why: str, now: float) -> bool:
@@ -149,8 +146,8 @@ class NodeSet:
     def _hurry(self, name: str, now: float) -> None:
         """Have all nodes of a database probed soon if it has just lost its primary."""
         database = self._databases[name]
-        if now - database.seen < PATIENCE and self.primary(name) is None:
-            for state in self._members[name]:
+        if now - database.seen < PATIENCE and database.primary() is None:
+            for state in database.members:
                 state.health.hurry(now + HURRY)
 
     # What is known
@@ -175,19 +172,23 @@ class NodeSet:
 
     def members(self, database: str = "main") -> list[State]:
         """Return what is known of the nodes of a database."""
-        return self._members.get(database, [])
+        found = self._databases.get(database)
+        return found.members if found else []
 
     def primary(self, database: str = "main") -> Node | None:
         """Return the node that takes a database's writes."""
-        found = self._primaries(database)
-        return found[0].node if len(found) == 1 else None
+        found = self._databases.get(database)
+        state = found.primary() if found else None
+        return state.node if state else None
 
     def facts(self, now: float) -> list[Facts]:
         """Return what is known of every node."""
-        return [
-            state.facts(now, self._against_any(state))
-            for state in self._states.values()
-        ]
+        return [self._of(state).facts(state, now) for state in self._states.values()]
+
+    def alarm(self, name: str) -> str:
+        """Return what an operator should do about a node; empty: nothing."""
+        state = self._states.get(name)
+        return "" if state is None else self._of(state).alarm(state)
 
     def suits(self, name: str, access: str) -> bool:
         """Tell whether a node may do such work, however far it is behind."""
@@ -195,8 +196,8 @@ class NodeSet:
         if state is None:
             return False
         if access == "write":
-            return not self._against_write(state)
-        return not self._against_any(state)
+            return not self._of(state).against_write(state)
+        return not self._of(state).against_any(state)
 
     # The choice
 
@@ -265,10 +266,9 @@ class NodeSet:
             if among is not None and state.node.name not in among:
                 continue
             if access == "write":
-                why = self._against_write(state)
+                why = self._of(state).against_write(state)
             else:
-                why = self._against_any(state)
-                why = why or state.against_read(max_lag, min_lsn, now)
+                why = self._of(state).against_read(state, max_lag, min_lsn, now)
             if why:
                 against.append(f"{state.node.name}: {why}")
             else:
@@ -294,43 +294,14 @@ class NodeSet:
             ),
             key=lambda pair: pair[0].turn,
         )
-        database = self._databases[chosen.node.database]
+        database = self._of(chosen)
         database.turn = max(database.turn, chosen.turn)
         # Who had to stand back keeps a claim to some turns, not to all that he missed.
         chosen.turn = max(chosen.turn, database.turn - CLAIM * step) + step
         return chosen
 
-    def _primaries(self, database: str) -> list[State]:
-        """Return those that are up, and not left behind."""
-        return [
-            state
-            for state in self.members(database)
-            if state.health.up
-            and state.role is Role.PRIMARY
-            and state.timeline >= self._databases[database].timeline
-        ]
-
-    def _against_any(self, state: State) -> str:
-        """Return what speaks against any work on a node; empty if nothing."""
-        if not state.health.up:
-            return state.health.why
-        if state.role is Role.UNKNOWN:
-            return state.health.why or "its role is not known"
-        newest = self._databases[state.node.database].timeline
-        if state.role is Role.PRIMARY and state.timeline < newest:
-            return f"a primary left behind on timeline {state.timeline} of {newest}"
-        return ""
-
-    def _against_write(self, state: State) -> str:
-        if why := self._against_any(state):
-            return why
-        if state.role is not Role.PRIMARY:
-            return "a standby"
-        primaries = self._primaries(state.node.database)
-        rivals = [other.node.name for other in primaries if other is not state]
-        if rivals:
-            return f"a primary on the same timeline as {', '.join(rivals)}"
-        return ""
+    def _of(self, state: State) -> Database:
+        return self._databases[state.node.database]
 
     def check_invariants(self) -> None:
         """Raise AssertionError if the state contradicts itself."""
@@ -341,9 +312,5 @@ class NodeSet:
             assert health.up or not health.suspect, name
             assert not health.up or health.suspect or not health.why, name
             assert isfinite(state.turn), name
-        for name, database in self._databases.items():
-            assert all(
-                state.timeline <= database.timeline for state in self.members(name)
-            ), name
-            times = [at for at, _ in database.positions]
-            assert times == sorted(times), name
+        for database in self._databases.values():
+            database.check_invariants()

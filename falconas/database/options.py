@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+from falconas.database.conninfo import conninfo
 from falconas.database.reset import DISCARD, ROLLBACK, SOFT
+
+RECONNECT = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +34,7 @@ class PoolOptions:
         settings: Any other parameters of PostgreSQL for the sessions.
         reset: What is done between two borrowers: "soft", "discard" or "rollback".
         application_name: As shown in pg_stat_activity.
+        row_factory: What makes rows, such as `psycopg.rows.dict_row`; None: tuples.
     """
 
     min_size: int = 1
@@ -49,6 +54,7 @@ class PoolOptions:
     settings: Mapping[str, str] = field(default_factory=dict)
     reset: str = SOFT
     application_name: str = "falconas"
+    row_factory: Callable[[Any], Any] | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_size <= self.max_size or self.max_size < 1:
@@ -77,3 +83,31 @@ class PoolOptions:
         }
         given = {key: value for key, value in named.items() if value}
         return given | dict(self.settings)
+
+    def arguments(self, dsn: str, name: str, **kwargs: Any) -> dict[str, Any]:
+        """Return how psycopg's pool for a node is to be made.
+
+        Args:
+            dsn: The node's.
+            name: The node's.
+            kwargs: More for the connections.
+        """
+        kwargs["autocommit"] = self.autocommit
+        if self.row_factory is not None:
+            kwargs["row_factory"] = self.row_factory
+        if self.reset == DISCARD:  # what psycopg had prepared would be gone
+            kwargs["prepare_threshold"] = None
+        return {
+            "conninfo": conninfo(
+                dsn, application_name=self.application_name, settings=self.parameters()
+            ),
+            "kwargs": kwargs,
+            "min_size": self.min_size,
+            "max_size": self.max_size,
+            "open": False,
+            "name": f"{self.application_name}/{name}",
+            "max_lifetime": self.max_lifetime,
+            "max_idle": self.max_idle,
+            "reconnect_timeout": RECONNECT,
+            "num_workers": 2,
+        }

@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from falconas.options import Url
+
 LIMIT = 1 << 20  # bytes of an answer
-MOST = 100  # members
 # The state of a standby is that of its replication, where Patroni knows it.
 RUNNING = frozenset({"running", "streaming", "in archive recovery"})
 RESERVES = ("noloadbalance", "nofailover")
@@ -54,7 +55,7 @@ class Member(msgspec.Struct, frozen=True):
 
 
 class _Cluster(msgspec.Struct):
-    members: Annotated[list[Member], msgspec.Meta(max_length=MOST)]
+    members: list[Member]
 
 
 class Api(NamedTuple):
@@ -77,19 +78,15 @@ class Api(NamedTuple):
         """Read the URL of a REST API, like http://10.0.0.1:8008.
 
         Raises:
-            ValueError: It is none.
+            ValueError: It is none, or has user and password.
         """
         try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError:
-            parts, port = urlsplit(""), None
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ValueError(
-                "the URL of Patroni's REST API is written like http://10.0.0.1:8008"
-            )
+            parts = urlsplit(Url().parse(url))
+        except ValueError as error:
+            raise ValueError(f"the URL of Patroni's REST API {error}") from None
         path = parts.path.rstrip("/").removesuffix("/cluster")
-        return cls(parts.scheme == "https", parts.hostname, port, f"{path}/cluster")
+        secure = parts.scheme == "https"
+        return cls(secure, parts.hostname or "", parts.port, f"{path}/cluster")
 
     def __str__(self) -> str:
         """Return what to call it in the log."""

@@ -3,7 +3,7 @@
 The workers of a group are spread over its nodes by weight. As many as it asks for are
 on the primary, so that its writes are served. A worker leaves a node that is down at
 once, and is moved back when the node has passed its probation; nobody is moved who is
-where somebody has to be.
+where somebody has to be. A node that takes no new connections keeps who is there.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ def place(
         want = _least_moved(stay, weights, group.workers)  # till better times
     else:
         ours = home in {state.node.name for state in members}
-        want = _shares(group, weights, home if ours else None, stay)
+        closed = [state.node.name for state in usable if state.health.closed]
+        want = _shares(group, weights, home if ours else None, stay, closed)
     placed, moved = _assign(want, here)
     return Placement(placed, moved, _notes(group, members, home))
 
@@ -95,18 +96,31 @@ def _usable(
 
 
 def _shares(
-    group: Group, weights: Mapping[str, float], home: str | None, stay: Counter[str]
+    group: Group,
+    weights: Mapping[str, float],
+    home: str | None,
+    stay: Counter[str],
+    closed: Sequence[str],
 ) -> dict[str, int]:
     """Return how many workers each node gets.
 
-    The primary has what the writes need even on probation: nobody else can serve them.
+    The primary has what the writes need even on probation, or if it is `closed`: nobody
+    else can serve them. The others that are closed have no more than they have.
     """
     shares = apportion(group.workers, weights, stay)
     least = min(group.workers, ceil(group.workers * group.writes - 1e-9))
-    if home is None or shares.get(home, 0) >= least:
+    if home is not None and shares.get(home, 0) < least:
+        others = {name: weight for name, weight in weights.items() if name != home}
+        shares = {home: least} | apportion(group.workers - least, others, stay)
+    others = {name: weight for name, weight in weights.items() if name not in closed}
+    if not closed or not others:
         return shares
-    others = {name: weight for name, weight in weights.items() if name != home}
-    return {home: least} | apportion(group.workers - least, others, stay)
+    kept = {
+        name: min(shares[name], max(stay[name], least if name == home else 0))
+        for name in closed
+    }
+    more = apportion(sum(shares[name] - kept[name] for name in kept), others, stay)
+    return shares | kept | {name: shares[name] + more[name] for name in others}
 
 
 def apportion(

@@ -18,6 +18,7 @@ from typing import Any, Self
 
 import psycopg
 from psycopg import waiting
+from psycopg.rows import tuple_row
 
 from falconas.database.hygiene import (
     CHECK_TIMEOUT,
@@ -28,6 +29,7 @@ from falconas.database.hygiene import (
     Sweeping,
     blame,
     exchange,
+    explain,
     greeting,
     needs_check,
 )
@@ -35,7 +37,8 @@ from falconas.database.lender import PATIENCE, Lender
 from falconas.database.lending import Ticket, Wish
 from falconas.database.nodes import Node
 from falconas.database.options import PoolOptions
-from falconas.database.prepared import watch
+from falconas.database.told import Told
+from falconas.database.wording import in_short
 
 try:
     from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
@@ -88,7 +91,11 @@ class NodePool(Lender[NodeConnections]):
     def open(self) -> None:
         """Begin to probe and to connect; waits for nothing. The first use does it."""
         if self._begin():
-            self._thread.start()
+            try:
+                self._thread.start()
+            except RuntimeError:  # there are too many threads: the next use tries again
+                self._pid = 0
+                raise
             atexit.register(self.close)
 
     def close(self, timeout: float = 5.0) -> None:
@@ -126,7 +133,8 @@ class NodePool(Lender[NodeConnections]):
                 From the block's end, with started=unknown: the outcome of the COMMIT is
                 not sure.
             ResourceExhausted: Too many are waiting already.
-            Aborted: The block's end: its transaction had failed inside.
+            Aborted: The block's end: its transaction had failed inside, or it was left
+                unfinished, by a pipeline or the like that is open still.
         """
         wish = self._wish(access, max_lag, min_lsn)
         self.open()
@@ -135,9 +143,10 @@ class NodePool(Lender[NodeConnections]):
         try:
             yield loan.connection
             self._check_process()
-            self._end(loan.connection)
+            self._end(loan)
         except BaseException as error:
             failure = error
+            explain(error, loan)
             raise
         finally:
             self._return(loan, failure)
@@ -148,7 +157,7 @@ class NodePool(Lender[NodeConnections]):
         A later read with this `min_lsn` sees what was written before.
         """
         with self.connection("write", timeout=timeout) as connection:
-            row = connection.execute(POSITION).fetchone()
+            row = connection.cursor(row_factory=tuple_row).execute(POSITION).fetchone()
         assert row is not None
         return int(row[0])
 
@@ -179,14 +188,13 @@ class NodePool(Lender[NodeConnections]):
         """Return the node that one was given, in the order in which all came."""
         until = min(deadline, begun + self.options.node_wait)
         try:
-            while not served.wait(max(0.0, until - monotonic())):
-                if self._impatient(ticket, begun, deadline):
-                    break
+            while ticket.name is None:
+                served.wait(max(0.0, until - monotonic()))
+                self._impatient(ticket, begun, deadline)
                 until = deadline
         except BaseException:
             self._withdraw(ticket)
             raise
-        assert ticket.name is not None
         return ticket.name
 
     def _fetch(self, name: str, wish: Wish, deadline: float) -> Loan | None:
@@ -194,12 +202,13 @@ class NodePool(Lender[NodeConnections]):
         pool = self._pools.get(name)
         if pool is None:
             return None
+        patience = min(PATIENCE, max(0.001, deadline - monotonic()))
         try:
-            connection = pool.getconn(min(PATIENCE, max(0.001, deadline - monotonic())))
+            connection = pool.getconn(patience)
         except PoolClosed:
             return None
         except PoolTimeout:
-            self._suspect(name, "it did not give a connection")
+            self._starved(name, patience, growing=pool._growing)  # noqa: SLF001
             return None
         if connection.closed:
             pool.putconn(connection)
@@ -209,7 +218,7 @@ class NodePool(Lender[NodeConnections]):
             self._hand_out(loan)
         except psycopg.Error as error:
             self._discard(loan)
-            self._suspect(name, f"an idle connection was lost: {error}")
+            self._suspect(name, f"an idle connection was lost: {in_short(error)}")
             return None
         except BaseException:
             self._discard(loan)
@@ -229,14 +238,14 @@ class NodePool(Lender[NodeConnections]):
 
     # The end of a block
 
-    def _end(self, connection: psycopg.Connection[Any]) -> None:
-        ending = Ending(connection)
+    def _end(self, loan: Loan) -> None:
+        ending = Ending(loan)
         if (verdict := ending.verdict()) is not None:
             raise verdict
         if not ending.is_due():
             return
         try:
-            connection.commit()
+            loan.connection.commit()
         except psycopg.Error as error:
             raise ending.failed(error) from error
         ending.check()
@@ -268,7 +277,9 @@ class NodePool(Lender[NodeConnections]):
                 getattr(loan.connection, f"set_{name}")(value)
             return sweeping.is_clean(answers)
         except psycopg.Error as error:
-            log.warning("a connection to %s is replaced: %s", loan.name, error)
+            log.warning(
+                "a connection to %s is replaced: %s", loan.name, in_short(error)
+            )
             return False
 
     def _discard(self, loan: Loan) -> None:
@@ -288,18 +299,26 @@ class NodePool(Lender[NodeConnections]):
     def _open(self, node: Node) -> None:
         pool: NodeConnections = ConnectionPool(
             **self._arguments(node),
-            configure=watch,
+            connection_class=Told,
             reconnect_failed=lambda _: self._suspect(
                 node.name, "no connection was made"
             ),
         )
-        pool.open()
-        if not self._add(node, pool):
+        try:
+            pool.open()
+        except Exception as error:
+            self._give_up(node, error)
             self._shut(pool)
+        else:
+            if not self._add(node, pool):
+                self._shut(pool)
 
     def _shut(self, pool: NodeConnections) -> None:
         # A thread may be stuck in connecting to a node that stands still.
-        threading.Thread(target=pool.close, daemon=True).start()
+        try:
+            threading.Thread(target=pool.close, daemon=True).start()
+        except RuntimeError:  # there are too many threads
+            pool.close(0)
 
 
 def _exchange(

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import psycopg
 from psycopg import waiting
+from psycopg.rows import tuple_row
 
 from falconas.database.hygiene import (
     CHECK_TIMEOUT,
@@ -24,6 +25,7 @@ from falconas.database.hygiene import (
     Sweeping,
     blame,
     exchange,
+    explain,
     greeting,
     needs_check,
 )
@@ -31,7 +33,8 @@ from falconas.database.lender import PATIENCE, Lender
 from falconas.database.lending import Ticket, Wish
 from falconas.database.nodes import Node
 from falconas.database.options import PoolOptions
-from falconas.database.prepared import watch
+from falconas.database.told import AsyncTold
+from falconas.database.wording import in_short
 
 try:
     from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
@@ -117,7 +120,8 @@ class AsyncNodePool(Lender[NodeConnections]):
                 From the block's end, with started=unknown: the outcome of the COMMIT is
                 not sure.
             ResourceExhausted: Too many are waiting already.
-            Aborted: The block's end: its transaction had failed inside.
+            Aborted: The block's end: its transaction had failed inside, or it was left
+                unfinished, by a pipeline or the like that is open still.
         """
         wish = self._wish(access, max_lag, min_lsn)
         await self.open()
@@ -128,9 +132,10 @@ class AsyncNodePool(Lender[NodeConnections]):
         try:
             yield loan.connection
             self._check_process()
-            await self._end(loan.connection)
+            await self._end(loan)
         except BaseException as error:
             failure = error
+            explain(error, loan)
             raise
         finally:
             await self._surely(self._return(loan, failure))
@@ -141,7 +146,8 @@ class AsyncNodePool(Lender[NodeConnections]):
         A later read with this `min_lsn` sees what was written before.
         """
         async with self.connection("write", timeout=timeout) as connection:
-            cursor = await connection.execute(POSITION)
+            cursor = connection.cursor(row_factory=tuple_row)
+            await cursor.execute(POSITION)
             row = await cursor.fetchone()
         assert row is not None
         return int(row[0])
@@ -175,11 +181,10 @@ class AsyncNodePool(Lender[NodeConnections]):
         until = min(deadline, begun + self.options.node_wait)
         try:
             while ticket.name is None:
-                try:
+                with suppress(TimeoutError):
                     async with asyncio.timeout(until - monotonic()):
                         await served.wait()
-                except TimeoutError:
-                    self._impatient(ticket, begun, deadline)
+                self._impatient(ticket, begun, deadline)
                 until = deadline
         except BaseException:
             self._withdraw(ticket)
@@ -191,14 +196,13 @@ class AsyncNodePool(Lender[NodeConnections]):
         pool = self._pools.get(name)
         if pool is None:
             return None
+        patience = min(PATIENCE, max(0.001, deadline - monotonic()))
         try:
-            connection = await pool.getconn(
-                min(PATIENCE, max(0.001, deadline - monotonic()))
-            )
+            connection = await pool.getconn(patience)
         except PoolClosed:
             return None
         except PoolTimeout:
-            await self._suspect(name, "it did not give a connection")
+            self._starved(name, patience, growing=pool._growing)  # noqa: SLF001
             return None
         if connection.closed:
             await pool.putconn(connection)
@@ -208,7 +212,7 @@ class AsyncNodePool(Lender[NodeConnections]):
             await self._hand_out(loan)
         except psycopg.Error as error:
             await self._surely(self._discard(loan))
-            await self._suspect(name, f"an idle connection was lost: {error}")
+            await self._suspect(name, f"an idle connection was lost: {in_short(error)}")
             return None
         except BaseException:
             await self._surely(self._discard(loan))
@@ -228,14 +232,14 @@ class AsyncNodePool(Lender[NodeConnections]):
 
     # The end of a block
 
-    async def _end(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        ending = Ending(connection)
+    async def _end(self, loan: Loan) -> None:
+        ending = Ending(loan)
         if (verdict := ending.verdict()) is not None:
             raise verdict
         if not ending.is_due():
             return
         try:
-            await connection.commit()
+            await loan.connection.commit()
         except psycopg.Error as error:
             raise ending.failed(error) from error
         ending.check()
@@ -269,7 +273,9 @@ class AsyncNodePool(Lender[NodeConnections]):
                 await getattr(loan.connection, f"set_{name}")(value)
             return sweeping.is_clean(answers)
         except psycopg.Error as error:
-            log.warning("a connection to %s is replaced: %s", loan.name, error)
+            log.warning(
+                "a connection to %s is replaced: %s", loan.name, in_short(error)
+            )
             return False
 
     async def _discard(self, loan: Loan) -> None:
@@ -306,15 +312,19 @@ class AsyncNodePool(Lender[NodeConnections]):
         async def failed(_: NodeConnections) -> None:
             await self._suspect(node.name, "no connection was made")
 
-        async def watched(connection: psycopg.AsyncConnection[Any]) -> None:
-            watch(connection)
-
         pool: NodeConnections = AsyncConnectionPool(
-            **self._arguments(node), configure=watched, reconnect_failed=failed
+            **self._arguments(node),
+            connection_class=AsyncTold,
+            reconnect_failed=failed,
         )
-        await pool.open()
-        if not self._add(node, pool):
+        try:
+            await pool.open()
+        except Exception as error:
+            self._give_up(node, error)
             await pool.close()
+        else:
+            if not self._add(node, pool):
+                await pool.close()
 
 
 async def _exchange(

@@ -1,26 +1,33 @@
-"""What psycopg prepares in a pool's connection, and when it is to be forgotten.
+"""What psycopg prepares in a connection, and when it is to be forgotten.
 
 A statement goes on meaning what its names meant when it was prepared: a temporary
 table that hides another one would not be seen, and one that is gone again would make it
 fail for good. So all is forgotten when a command may have given names another meaning,
-and once more at the end of the loan: then the names mean what they meant before.
+and once more at the end of the loan or request: then they mean what they meant before.
 
 Only the tags tell. What a function does behind a SELECT is not seen.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import pq
-from psycopg._preparing import Prepare, PrepareManager
+from psycopg._preparing import Key, Prepare, PrepareManager
 
 from falconas.database.reset import may_rename
 
 if TYPE_CHECKING:
+    from psycopg._queries import PostgresQuery
     from psycopg.pq.abc import PGresult
+
+_commits = re.compile(rb"\s*(COMMIT|END)\b", re.IGNORECASE).match
+
+
+NO_COMMIT = "a transaction of the block had failed, so that COMMIT rolled it back"
 
 
 class Prepared(PrepareManager):
@@ -30,11 +37,29 @@ class Prepared(PrepareManager):
 
     Attributes:
         renamed: Names may mean something else since this was set to False.
+        undone: Why something was rolled back that whoever sent it may believe to be
+            committed; empty if nothing was.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.renamed = False
+        self.undone = ""
+
+    def maybe_add_to_cache(
+        self, query: PostgresQuery, prep: Prepare, name: bytes
+    ) -> Key | None:
+        """Count a query; one that commits is to be validated in any case."""
+        key = super().maybe_add_to_cache(query, prep, name)
+        return self.key(query) if _commits(query.query) else key
+
+    def validate(
+        self, key: Key, prep: Prepare, name: bytes, results: Sequence[PGresult]
+    ) -> None:
+        """Look at the answer to a query."""
+        if _commits(key[0]) and any(_tag(result) == "ROLLBACK" for result in results):
+            self.undone = NO_COMMIT
+        super().validate(key, prep, name, results)
 
     def _should_discard(
         self, prep: Prepare, results: Sequence[PGresult], *_: Any

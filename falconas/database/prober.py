@@ -19,24 +19,31 @@ from falconas.database.conninfo import conninfo
 from falconas.database.discovery import INTERVAL, Discovery
 from falconas.database.hygiene import exchange
 from falconas.database.nodes import NoAnswer, Node, Probe, Role
+from falconas.database.wording import in_short, is_refusal
 
 ASK = 1.0
 CONNECT = 2.0
 
-# A standby has no timeline of its own that can be trusted, and a primary no lag.
+# A primary has no lag. A standby does not say which timeline it replays; what it has
+# received (seen with pg_monitor's rights only), or noted of the past, are lower bounds.
 _QUERY = b"""
 SELECT recovering,
     pg_catalog.pg_wal_lsn_diff(CASE WHEN recovering
         THEN pg_catalog.pg_last_wal_replay_lsn()
         ELSE pg_catalog.pg_current_wal_flush_lsn() END, '0/0'),
-    CASE WHEN recovering THEN '0' ELSE pg_catalog.left(pg_catalog.pg_walfile_name(
+    CASE WHEN recovering THEN pg_catalog.to_hex(GREATEST(
+        (SELECT received_tli FROM pg_catalog.pg_stat_get_wal_receiver()),
+        (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint()),
+        (SELECT min_recovery_end_timeline FROM pg_catalog.pg_control_recovery())))
+        ELSE pg_catalog.left(pg_catalog.pg_walfile_name(
         pg_catalog.pg_current_wal_flush_lsn()), 8) END,
     CASE WHEN recovering THEN EXTRACT(epoch FROM pg_catalog.clock_timestamp()
         - pg_catalog.pg_last_xact_replay_timestamp()) END,
     recovering AND pg_catalog.pg_last_wal_receive_lsn()
         = pg_catalog.pg_last_wal_replay_lsn()
         AND EXISTS (SELECT FROM pg_catalog.pg_stat_get_wal_receiver()
-            AS receiver WHERE receiver.pid IS NOT NULL)
+            AS receiver WHERE receiver.pid IS NOT NULL),
+    (SELECT system_identifier FROM pg_catalog.pg_control_system())
 FROM (SELECT pg_catalog.pg_is_in_recovery() AS recovering) AS role
 """
 
@@ -148,10 +155,14 @@ class Prober:
         except TimeoutError:
             answer = NoAnswer(f"no connection within {CONNECT:g} s", silent=True)
         except Exception as error:
-            answer = NoAnswer(_line(error), silent=_is_silence(error))
+            answer = NoAnswer(
+                in_short(error), silent=_is_silence(error), refused=is_refusal(error)
+            )
         del self._probes[name]
-        self._answered(name, answer)
-        self._news.set()
+        try:
+            self._answered(name, answer)
+        finally:
+            self._news.set()
 
     async def _ask(self, name: str) -> Probe:
         """Ask a node; one whose connection does not answer is dialled anew."""
@@ -161,7 +172,7 @@ class Prober:
             try:
                 return await self._hear(name, known)
             except Exception as error:
-                self._doubted(name, _line(error))
+                self._doubted(name, in_short(error))
         async with asyncio.timeout(CONNECT):
             fresh = await psycopg.AsyncConnection.connect(dsn, autocommit=True)
         return await self._hear(name, fresh)
@@ -184,8 +195,8 @@ async def _question(connection: psycopg.AsyncConnection[Any]) -> Probe:
         connection.pgconn.socket,
         timeout=ASK,
     )
-    recovering, lsn, timeline, age, streaming = (
-        answer.get_value(0, column) for column in range(5)
+    recovering, lsn, timeline, age, streaming, system = (
+        answer.get_value(0, column) for column in range(6)
     )
     return Probe(
         Role.STANDBY if recovering == b"t" else Role.PRIMARY,
@@ -194,15 +205,10 @@ async def _question(connection: psycopg.AsyncConnection[Any]) -> Probe:
         None if age is None else float(age),
         streaming == b"t",
         monotonic() - begun,
+        int(system or b"0"),
     )
 
 
 def _is_silence(error: Exception) -> bool:
     """Tell whether a node said nothing, not even no."""
     return isinstance(error, (errors.ConnectionTimeout, errors._WaitTimeout))  # noqa: SLF001
-
-
-def _line(error: Exception) -> str:
-    """Return an error in one short line."""
-    text = str(error) or type(error).__name__
-    return " ".join(text.split())[:200]

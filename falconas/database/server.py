@@ -30,7 +30,7 @@ from psycopg.conninfo import make_conninfo
 
 from falconas.database.programs import EmbeddedError, Programs
 
-__all__ = ["HOST", "UNDURABLE", "USER", "Postmaster", "Server", "free_port"]
+__all__ = ["HOST", "UNDURABLE", "USER", "Postmaster", "Server", "free_port", "is_free"]
 
 USER = "postgres"
 HOST = "127.0.0.1"
@@ -56,6 +56,7 @@ SETTINGS = {
     "log_timezone": "UTC",
     "jit": "off",  # costs more than it gains on short queries
 }
+PLACES = {"port", "unix_socket_directories", "hba_file", "ident_file"}
 # Survives the crash of any process, not that of the machine.
 UNDURABLE = {"fsync": "off", "full_page_writes": "off"}
 
@@ -127,6 +128,20 @@ class Server:
         except (OSError, ValueError, IndexError):
             return None
         return Postmaster(pid, port, "".join(lines[7:8]).strip() in READY)
+
+    def recall(self) -> None:
+        """Take port and settings from the conf/ that its last start has written."""
+        try:
+            text = (self.folder / "conf" / "postgresql.conf").read_text()
+        except OSError:
+            return
+        found = {}
+        for line in text.splitlines():
+            name, is_setting, value = line.partition(" = ")
+            if is_setting:
+                found[name] = value[1:-1].replace("''", "'").replace("\\\\", "\\")
+        self.port = int(found["port"])
+        self.settings = {k: v for k, v in found.items() if k not in PLACES}
 
     def serving(self) -> bool:
         """Wait for a server that starts or stops, and tell whether one is there."""
@@ -277,6 +292,17 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
+
+
+def is_free(port: int) -> bool:
+    """Tell whether a server could listen on a TCP port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as PostgreSQL
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+        return True
 
 
 def _fatal(log: Path) -> str:

@@ -20,6 +20,7 @@ from falconas.database.connection import Connection
 from falconas.database.conninfo import InvalidDsn, conninfo
 from falconas.database.ending import end
 from falconas.database.line import Line
+from falconas.database.prepared import watch
 from falconas.database.reset import (
     DISCARD,
     SOFT,
@@ -44,6 +45,7 @@ from falconas.database.transaction import (
     TransactionState,
 )
 from falconas.database.unserved import Refused
+from falconas.database.wording import in_short
 from falconas.errors import FalconError, ScriptError, Started, Unavailable
 
 __all__ = ["ConnectFailed", "InvalidDsn", "Session", "classify"]
@@ -69,6 +71,7 @@ class Session(Line):
     def __init__(self, connection: Connection, reset: str = SOFT) -> None:
         if reset == DISCARD:  # what psycopg had prepared would be gone
             connection.prepare_threshold = None
+        watch(connection)
         super().__init__(connection)
         self._policy = reset
         self._state = TransactionState()
@@ -97,7 +100,7 @@ class Session(Line):
         try:
             return cls(Connection.connect(complete, autocommit=True), reset)
         except psycopg.Error as error:
-            text = " ".join(str(error).split())
+            text = in_short(error)
         raise ConnectFailed(text)  # outside: psycopg's error carries the password
 
     @property
@@ -278,7 +281,8 @@ class Session(Line):
                     forget_prepared(self._connection)
                 self._sweep()
             except psycopg.Error as error:
-                log.warning("reset failed, the connection is replaced: %s", error)
+                why = in_short(error)
+                log.warning("reset failed, the connection is replaced: %s", why)
                 self.sound = False
         else:
             self.sound = False

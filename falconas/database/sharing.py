@@ -19,10 +19,10 @@ from falconas.database.programs import environment
 
 if TYPE_CHECKING:
     import pwd
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["Sharing"]
+__all__ = ["Sharing", "ending"]
 
 # Standard input is the lock. Runs as we do, since nobody else may be able to run
 # this interpreter; only the command runs as the server's account.
@@ -36,6 +36,17 @@ if not os.path.exists(keep):
         os.setgid(int(gid))
         os.setuid(int(uid))
     os.execv(stop[0], stop)
+"""
+
+# Ends the servers of the given data folders, also those that stand still.
+END = """
+pg_ctl=$1; shift
+for data; do
+    read -r pid < "$data/postmaster.pid" || continue
+    test "$(readlink "/proc/$pid/cwd")" = "$data" || continue
+    kill -CONT "$pid" $(cat "/proc/$pid/task/$pid/children")
+    "$pg_ctl" stop -D "$data" -m immediate
+done
 """
 
 
@@ -103,6 +114,11 @@ class Sharing:
         elif self.folder.is_dir():
             with (self.folder / "users").open("a") as users:
                 _unless_used(users.fileno(), stop)
+
+
+def ending(pg_ctl: Path, folders: Iterable[Path]) -> list[str]:
+    """Return a command that a guard ends several servers by; it needs none of us."""
+    return ["/bin/sh", "-c", END, "end", str(pg_ctl), *map(str, folders)]
 
 
 def _unless_used(users: int, stop: Callable[[], None]) -> None:

@@ -24,7 +24,7 @@ NO_SUCH_STATEMENT = "26000"
 STALE_PLAN = "0A000"
 
 COLLISIONS = frozenset({"40000", "40001", "40P01"})
-_GONE = frozenset({"57P01", "57P02", "57P03", "57P04", "57P05"})
+_FATAL = frozenset({"FATAL", "PANIC"})
 _TIMED_OUT = frozenset({"25P03", "25P04"})
 
 
@@ -128,13 +128,14 @@ def is_conflict(error: psycopg.Error, *, standby: bool) -> bool:
 
 
 def ends_connection(error: psycopg.Error, *, access: str = "write") -> bool:
-    """Tell whether the connection must not serve another request after `error`."""
+    """Tell whether the connection must not serve another request after `error`.
+
+    That the server ends it is told by the severity: a function may raise any code.
+    """
     state = error.sqlstate or ""
     return (
         (not state and error.pgresult is not None)  # libpq speaks, not the server
-        or state[:2] == "08"
-        or state in _GONE
-        or state in _TIMED_OUT
+        or error.diag.severity_nonlocalized in _FATAL
         or state == NO_SUCH_STATEMENT
         or (state == READ_ONLY and access == "write")
         or (

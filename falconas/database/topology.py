@@ -1,14 +1,8 @@
-"""What a database's nodes are, and what is known of each: pure.
-
-How far a standby is behind is measured against the primary's positions in the log, of
-which a history is kept: so no clocks are compared, and a standby that is cut off from
-its primary does not pass for up to date. The age of the last transaction it replayed
-bounds the lag as well.
-"""
+"""What a database's nodes are, and what is known of each by itself: pure."""
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from math import inf, isfinite
@@ -17,7 +11,8 @@ from typing import NamedTuple
 from falconas.database.health import Health
 
 FRESH = 3.0  # facts older than this count with their age
-HISTORY = 600
+MOST = 256  # nodes in all; the broker hears of as many from a supervisor
+SURE = 3  # proofs in a row that a standby has what its primary has not
 
 
 class Role(StrEnum):
@@ -65,6 +60,18 @@ class Node:
         return (self.dsn, self.database) == (other.dsn, other.database)
 
 
+def objection(nodes: Sequence[Node]) -> str:
+    """Return why these cannot be the nodes, empty if they can."""
+    if len(nodes) > MOST:
+        return f"there are {len(nodes)} nodes; {MOST} are the most"
+    names: set[str] = set()
+    for node in nodes:
+        if node.name in names:
+            return f"two nodes are named {node.name}"
+        names.add(node.name)
+    return ""
+
+
 class Change(NamedTuple):
     """Names of nodes that have come, and gone; one that was replaced is in both."""
 
@@ -78,10 +85,11 @@ class Probe(NamedTuple):
     Attributes:
         role: By `pg_is_in_recovery()`.
         lsn: Position in the log: a primary's flushed one, a standby's replayed one.
-        timeline: A primary's timeline.
+        timeline: A primary's timeline; of a standby the newest that it surely follows.
         age: Seconds since the last transaction that a standby replayed was committed.
         streaming: A standby has replayed all it received, and is receiving.
         latency: Seconds that the probe took.
+        system: The identifier of its database cluster; 0: it did not say.
     """
 
     role: Role
@@ -90,13 +98,21 @@ class Probe(NamedTuple):
     age: float | None = None
     streaming: bool = False
     latency: float = 0.0
+    system: int = 0
 
 
 class NoAnswer(NamedTuple):
-    """Why a node did not answer a probe; `silent` if it said nothing at all."""
+    """Why a node did not answer a probe.
+
+    Attributes:
+        why: What went wrong.
+        silent: It said nothing at all.
+        refused: It is there, but takes no new connections, or none of ours.
+    """
 
     why: str
     silent: bool = False
+    refused: bool = False
 
 
 class Facts(NamedTuple):
@@ -116,58 +132,13 @@ class Facts(NamedTuple):
 
 
 @dataclass(slots=True)
-class Database:
-    """What is known of a database: its newest timeline, and how its log grew.
-
-    Attributes:
-        timeline: The newest that any primary was seen on.
-        positions: The primary's positions in the log, with the time of each.
-        turn: How far the turns of its nodes have come.
-    """
-
-    timeline: int = 0
-    positions: deque[tuple[float, int]] = field(
-        default_factory=lambda: deque(maxlen=HISTORY)
-    )
-    turn: float = 0.0
-
-    @property
-    def seen(self) -> float:
-        """When there was a primary last."""
-        return self.positions[-1][0] if self.positions else -inf
-
-    def advanced(self, timeline: int) -> None:
-        """Note a primary's timeline; whoever has an older one is left behind."""
-        if timeline > self.timeline:
-            self.timeline = timeline
-            self.positions.clear()
-
-    def lag(self, probe: Probe, now: float) -> float:
-        """Return the most seconds that a standby can be behind."""
-        if probe.role is Role.PRIMARY:
-            return 0.0
-        bounds = [inf if probe.age is None else max(0.0, probe.age)]
-        if self.positions:
-            bounds.append(self._since(probe.lsn, now))
-        elif probe.streaming:
-            bounds.append(0.0)
-        return min(bounds)
-
-    def _since(self, lsn: int, now: float) -> float:
-        """Return how long ago the primary was surely not beyond a position."""
-        if lsn >= self.positions[-1][1]:
-            return 0.0
-        for at, position in reversed(self.positions):
-            if position <= lsn:
-                return max(0.0, now - at)
-        return inf
-
-
-@dataclass(slots=True)
 class State:
     """What is known of a node; see `Probe`.
 
     Attributes:
+        before: When it was probed the time before, and its position then.
+        beyond: How often in a row it was seen to have what the primary has not.
+        astray: Probes in a row that found it so, or not on the newest timeline.
         turn: How much it has been given already, by weight.
     """
 
@@ -178,14 +149,53 @@ class State:
     timeline: int = 0
     lag: float = inf
     latency: float = 0.0
+    system: int = 0
     probed_at: float = -inf
+    before: tuple[float, int] = (-inf, 0)
+    beyond: int = 0
+    astray: int = 0
     turn: float = 0.0
 
     def probed(self, probe: Probe, now: float) -> None:
-        """Note what it answered; the lag is the database's to tell."""
-        self.role, self.lsn, self.timeline = probe.role, probe.lsn, probe.timeline
-        self.latency, self.probed_at = probe.latency, now
+        """Note what it answered; the lag is the database's to tell.
+
+        What a standby follows it does not cease to follow, though it cannot prove that
+        all the time; but it may have been made anew while it was down.
+        """
+        timeline = probe.timeline
+        if self._continues(probe):
+            timeline = max(timeline, self.timeline)
+        else:
+            self.beyond = 0
+        self.before = self.probed_at, self.lsn
+        self.role, self.lsn, self.timeline = probe.role, probe.lsn, timeline
+        self.latency, self.system, self.probed_at = probe.latency, probe.system, now
         self.health.succeeded(now)
+
+    def disown(self) -> None:
+        """Forget what holds within one database cluster only."""
+        self.role, self.lsn, self.timeline, self.lag = Role.UNKNOWN, 0, 0, inf
+        self.before, self.beyond, self.astray = (-inf, 0), 0, 0
+
+    def _continues(self, probe: Probe) -> bool:
+        """Tell whether it is a standby that was one before, with the same data."""
+        standby = self.role is probe.role is Role.STANDBY
+        return standby and self.health.up and probe.lsn >= self.lsn
+
+    def compared(self, lsn: int, asked_at: float) -> None:
+        """Note where the primary was when it was asked: not behind its standbys.
+
+        A standby that once was beyond has another history, for good; but one proof
+        could be an accident.
+        """
+        seen = (self.probed_at, self.lsn)
+        at, own = seen if self.probed_at <= asked_at else self.before
+        if self.role is not Role.STANDBY or not -inf < at <= asked_at:
+            return
+        if own > lsn:
+            self.beyond += 1
+        elif self.beyond < SURE:
+            self.beyond = 0
 
     def lag_at(self, now: float) -> float:
         """Return how many seconds it may be behind."""
@@ -209,23 +219,6 @@ class State:
     def weight_at(self, now: float) -> float:
         """Return its weight at present: less while it is on probation."""
         return self.node.weight * self.health.share(now)
-
-    def facts(self, now: float, against: str) -> Facts:
-        """Return what is to be shown of it."""
-        lag = self.lag_at(now)
-        return Facts(
-            self.node.name,
-            self.node.database,
-            self.role,
-            self.health.up,
-            self.health.suspect,
-            self.lsn,
-            self.timeline,
-            lag if self.health.up and isfinite(lag) else None,
-            self.latency,
-            self.health.share(now),
-            against,
-        )
 
 
 def lsn_text(lsn: int) -> str:

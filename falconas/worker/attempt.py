@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from itertools import accumulate
 from traceback import walk_tb
 from typing import Any
 
 import psycopg
 
 from falconas.codec import decode_params
+from falconas.database.facade import Lease
 from falconas.database.session import Session
 from falconas.database.unserved import Behind, SessionLost, Unserved
 from falconas.errors import CLASSES, FalconError, InvalidArgument, ScriptError, Started
@@ -18,6 +20,9 @@ from falconas.worker.context import Context
 from falconas.worker.interrupt import Cause
 from falconas.worker.scripts import Script
 from falconas.worker.verdict import describe, stopped
+
+# Between looks at what a standby has replayed, in seconds: 0.2 in all.
+PAUSES = (0.005, 0.01, 0.02, 0.05, 0.05, 0.065)
 
 
 @dataclass(slots=True)
@@ -30,6 +35,9 @@ class Attempt:
         min_lsn: The position in the log up to which it has to see what was written.
         began: When its turn came.
         begun: Its function was called: before, errors are not the script's.
+        awaited: How long it had been waiting for the server when it was interrupted
+            first (later it waits for the end of what it left); 0 if it had spent most
+            of its time otherwise.
     """
 
     session: Session
@@ -40,6 +48,7 @@ class Attempt:
     min_lsn: int = 0
     began: float = field(default_factory=time.monotonic)
     begun: bool = False
+    awaited: float | None = None
 
     def run(self) -> Any:
         """Do all that may be interrupted."""
@@ -47,7 +56,7 @@ class Attempt:
         arguments = script.bind(decode_params(self.body))
         if not session.sound:
             raise SessionLost("the worker has no database connection")
-        if self.min_lsn and not session.shows(self.min_lsn):
+        if self.min_lsn and not self._shown():
             raise Behind("the node has not replayed yet what the request is to see")
         if script.access == "write":
             session.begin_write(autocommit=self.autocommit)
@@ -56,6 +65,28 @@ class Attempt:
         self.begun = True
         return script.run(self.context, **arguments)
 
+    def _shown(self) -> bool:
+        """Tell whether the node has what the script has to see, or soon gets it.
+
+        Mostly it lags by milliseconds: to wait for them is faster than to ask the
+        broker, who cannot know positions that well. Half of the budget is left to him.
+        """
+        patience = (self.context.deadline - time.monotonic()) / 2
+        for pause, waited in zip(PAUSES, accumulate(PAUSES), strict=True):
+            if self.session.shows(self.min_lsn):
+                return True
+            if waited > patience:
+                return False
+            time.sleep(pause)
+        return self.session.shows(self.min_lsn)
+
+    def halt(self, lease: Lease) -> None:
+        """Take the session from the script, which is interrupted."""
+        if self.awaited is None:
+            awaited, elapsed = self.session.awaited, time.monotonic() - self.began
+            self.awaited = awaited if awaited > elapsed / 2 else 0.0
+        lease.end("the request was interrupted")
+
     def stopped(self, cause: Cause, error: BaseException | None = None) -> FalconError:
         """Return the verdict if it was interrupted, whatever it made of that."""
         verdict = stopped(
@@ -63,6 +94,8 @@ class Attempt:
             time.monotonic() - self.began,
             doubtful=self.session.doubtful,
             idempotent=self.script.idempotent,
+            node=self.context.node,
+            awaited=self.awaited or 0.0,
         )
         log, path = self.context.log, self.script.path
         log.warning("%s%s", verdict.message, where(error, str(path)))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from falconas.codec import decode_value
 from falconas.worker import probing, zygote
-from falconas.worker.channel import Channel
+from falconas.worker.channel import Channel, Garbled
 from falconas.worker.zygote import Failed, Manifest
 
 if TYPE_CHECKING:
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
     from falconas.worker.zygote import Boot, Spawn
 
 Message = TypeVar("Message")
+
+TURN = 1000  # messages; more than a socket holds
+
+log = logging.getLogger(__name__)
 
 
 class Child(Generic[Message]):
@@ -30,6 +36,9 @@ class Child(Generic[Message]):
         boot: What it is told first.
         fds: Files that it gets by its arguments.
         others: Files that it hears of by `boot`.
+
+    Raises:
+        OSError: There is no process to be had, or no more files.
     """
 
     def __init__(
@@ -43,13 +52,18 @@ class Child(Generic[Message]):
         self.failure = ""
         self._channel, theirs = Channel[Message].pair(kinds)
         fds = (theirs.fileno(), *fds)
-        with theirs:
+        try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", module, *map(str, fds)],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(*fds, *others),
                 process_group=0,
             )
+        except OSError:
+            self._channel.close()
+            raise
+        finally:
+            theirs.close()
         self.pid = self._process.pid
         with suppress(OSError):  # it is dead already, and will be reaped
             self._channel.send(boot)
@@ -59,21 +73,30 @@ class Child(Generic[Message]):
         return self._channel.fileno()
 
     def hear(self) -> tuple[list[Message], bool]:
-        """Return what it says, and whether it may say more."""
+        """Return what it says, and whether it may say more.
+
+        Who says what is no message is killed.
+        """
         messages: list[Message] = []
-        while True:
+        for _ in range(TURN):
             try:
                 message = self._channel.receive()
             except BlockingIOError:
-                return messages, True
+                break
+            except Garbled as error:
+                self.kill(str(error))
+                break
             if message is None:  # it is about to be reaped
                 return messages, False
             messages.extend(self._take(message))
+        return messages, True
 
     def kill(self, reason: str) -> None:
-        """End it."""
+        """End it, which may be dead already."""
         self.failure = self.failure or reason
-        self._process.kill()
+        # Its id is its own until it is reaped, which Popen.kill would do behind us.
+        if self._process.returncode is None:
+            os.kill(self.pid, signal.SIGKILL)
 
     def reaped(self, code: int) -> list[Message]:
         """Return the last that it said, now that it is dead."""
@@ -143,10 +166,7 @@ class ZygoteChild(Child[zygote.Message]):
             self.failure = message.reason
             return []
         if isinstance(message, Manifest):
-            self.body += message.part
-            if message.more:
-                return []
-            self.hash = message.hash
+            self.hash, self.body = message.hash, message.body
         return [message]
 
 
@@ -172,10 +192,15 @@ class Zygotes:
         """Return the zygote that is this process."""
         return next((z for z in self._all.values() if z.pid == pid), None)
 
-    def start(self, number: int) -> None:
-        """Start another one."""
-        child = self._all[number] = ZygoteChild(number, self._boot, self._slots)
+    def start(self, number: int) -> str:
+        """Start another one; return why that failed, if it did."""
+        try:
+            child = self._all[number] = ZygoteChild(number, self._boot, self._slots)
+        except OSError as error:
+            log.warning("the zygote does not start: %s", error)
+            return f"no zygote starts: {error}"
         self._dealer.watch(child.fileno())
+        return ""
 
     def kill(self, number: int, reason: str) -> None:
         """End one that may be dead already."""

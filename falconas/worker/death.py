@@ -50,7 +50,12 @@ def state_of(last: Snapshot, *, autocommit: bool) -> str:
 
 
 def explain(
-    code: int, last: Snapshot, kill: Kill | None, blame: str, memory: OutOfMemory
+    code: int,
+    last: Snapshot,
+    kill: Kill | None,
+    blame: str,
+    memory: OutOfMemory,
+    node: str,
 ) -> tuple[str, dict[str, Any]]:
     """Return the reason of a worker's end, and the extras of LOST.
 
@@ -60,11 +65,14 @@ def explain(
         kill: The sentence of its watchdog, if there was one.
         blame: Which limit the request in its slot had passed.
         memory: Knows whether the kernel did it.
+        node: How its node was: a script may have waited for that.
     """
     reason = describe(code)
     starved = code == -signal.SIGKILL and memory.moved()
     if code == -signal.SIGKILL and kill is not None:
-        return kill.reason, {"why": kill.why} if kill.why else {}
+        if not kill.why:
+            return kill.reason, {}
+        return f"{kill.reason}; {node}", {"why": kill.why}
     if last.torn:
         reason += " while it wrote its slot"
     if code == -signal.SIGALRM and blame:  # a script had taken the handler away

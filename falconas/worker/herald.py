@@ -32,8 +32,9 @@ class NodeRow(NamedTuple):
         up: It can serve.
         lag: Seconds that it is behind at most; None where nobody can tell.
         lsn: Its position in the log.
-        timeline: A primary's.
-        reason: What speaks against it.
+        timeline: A primary's; of a standby the one that it surely follows, 0 if nobody
+            can tell.
+        reason: What speaks against it, or against writes on a primary.
     """
 
     name: str
@@ -64,7 +65,8 @@ class Herald:
 
     def tell(self, policy: Policy, now: float) -> None:
         """Tell what has changed, and from time to time that all is well."""
-        workers, nodes = policy.workers(), rows(policy.roster.nodes, now)
+        workers = policy.workers()
+        nodes = [*rows(policy.roster.nodes, now), *dropped(policy)]
         for news in policy.reloads.take_news():
             if news["state"] == FAILED:
                 log.error("reload failed: %s", news["reason"])
@@ -109,15 +111,15 @@ class Herald:
 def rows(nodes: NodeSet, now: float) -> list[NodeRow]:
     """Return what the broker is to know of the nodes that have been probed.
 
-    It does not compare timelines: a primary that another has outrun is down for it, and
-    of two that are equals neither takes writes.
+    A primary that another has outrun is down for it, and one that takes no writes, such
+    as one of two that are equals, is none.
     """
     return [
         NodeRow(
             facts.name,
             facts.database,
             _role(facts, nodes),
-            facts.up and not facts.reason,
+            nodes.suits(facts.name, "read"),
             facts.lag,
             facts.lsn,
             facts.timeline,
@@ -128,9 +130,22 @@ def rows(nodes: NodeSet, now: float) -> list[NodeRow]:
     ]
 
 
+def dropped(policy: Policy) -> list[NodeRow]:
+    """Return what has workers but is no node any more: nobody looks how it is."""
+    known = {node.name for node in policy.roster.nodes}
+    groups = policy.roster.groups
+    homes = {p.node: groups[p.group].database for p in policy.places if p.worker}
+    role, why = Role.UNKNOWN.value, "it is not among the nodes any more"
+    return [
+        NodeRow(name, database, role, False, None, 0, 0, why)
+        for name, database in sorted(homes.items())
+        if name not in known
+    ]
+
+
 def _role(facts: Facts, nodes: NodeSet) -> str:
-    contested = not facts.reason and not nodes.suits(facts.name, "write")
-    if facts.role is Role.PRIMARY and contested:
+    primary, up = facts.role is Role.PRIMARY, nodes.suits(facts.name, "read")
+    if primary and up and not nodes.suits(facts.name, "write"):
         return Role.UNKNOWN.value
     return facts.role.value
 

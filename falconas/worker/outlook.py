@@ -67,7 +67,18 @@ class Outlook:
     def tend(self, now: float) -> None:
         """Start, ask or end the probe, as is due."""
         for action in self._probing.tick(now):
-            self._perform(action)
+            self._perform(action, now)
+
+    def on(self, name: str) -> str:
+        """Say how a node was that a worker was on, in case that is to blame."""
+        if all(node.name != name for node in self.nodes):
+            return f"its node {name} is gone"
+        health = self.nodes.state(name).health
+        if health.known and not health.up:
+            return f"its node {name} is down: {health.why}"
+        if health.suspect:
+            return f"its node {name} is in doubt: {health.why}"
+        return f"it was on node {name}"
 
     def wake_at(self) -> float:
         """Return when to `tend` next, if nothing happens before."""
@@ -78,10 +89,9 @@ class Outlook:
         if self._child is not None:
             self._child.close()
 
-    def _perform(self, action: Action) -> None:
+    def _perform(self, action: Action, now: float) -> None:
         if isinstance(action, StartProbe):
-            self._child = ProbeChild(self._boot)
-            self._dealer.watch(self._child.fileno())
+            self._start(now)
             return
         assert self._child is not None
         if isinstance(action, KillProbe):
@@ -92,3 +102,12 @@ class Outlook:
         except OSError as error:
             # It is dead, or killed when it has been silent for long.
             log.debug("the probe cannot be asked: %s", error)
+
+    def _start(self, now: float) -> None:
+        try:
+            self._child = ProbeChild(self._boot)
+        except OSError as error:
+            log.warning("the probe does not start: %s", error)
+            self._probing.exited(now)
+        else:
+            self._dealer.watch(self._child.fileno())

@@ -231,6 +231,10 @@ class Policy:
         """Return the manifests in use."""
         return {p.manifest for p in self.places if p.worker} | {self.nursery.manifest}
 
+    def awaited(self, group: str) -> list[str]:
+        """Return the nodes that those of a group who are missing will have."""
+        return self._vacant.get(group, [])
+
     @property
     def drained(self) -> bool:
         """Whether a drain is complete."""

@@ -78,7 +78,7 @@ class ProbeProcess:
 
     def _answered(self, name: str, answer: Probe | NoAnswer) -> None:
         if isinstance(answer, NoAnswer):
-            self._tell(Answered(name, None, answer.why, answer.silent))
+            self._tell(Answered(name, None, answer.why, answer.silent, answer.refused))
         else:
             self._tell(Answered(name, answer))
 

@@ -19,7 +19,8 @@ from falconas.database.topology import Node, Probe
 from falconas.settings import Settings
 from falconas.worker.backoff import Backoff
 
-PATIENCE = 10.0  # a node that is a black hole is answered for within 4 s
+DOUBT = 4.0  # a node that is a black hole is answered for by then
+PATIENCE = 10.0
 YOUNG = 10.0
 
 
@@ -53,12 +54,14 @@ class Answered(msgspec.Struct, tag=True, frozen=True):
         probe: Its answer.
         why: What went wrong.
         silent: It said nothing at all.
+        refused: It is there, but takes no new connections.
     """
 
     name: str
     probe: Probe | None
     why: str = ""
     silent: bool = False
+    refused: bool = False
 
 
 class Doubted(msgspec.Struct, tag=True, frozen=True):
@@ -99,10 +102,16 @@ class Probing:
         self._since = inf
         self._alive = self._greeted = self._listens = self._killed = False
         self._asked: dict[str, float] = {}
+        self._trusted: dict[str, float] = {}  # those of them that are not in doubt yet
         self._actions: list[Action] = []
 
     def take(self, message: Message, now: float) -> Change | None:
-        """Take in what the probe says; return how the set of nodes changed by it."""
+        """Take in what the probe says; return how the set of nodes changed by it.
+
+        One that says what cannot be is killed, and not heard any more.
+        """
+        if self._killed:
+            return None
         if isinstance(message, Nodes):
             self._greeted = True
             return self._announced(message.nodes, now) if message.nodes else None
@@ -115,6 +124,7 @@ class Probing:
     def exited(self, now: float) -> None:
         """Note that the probe process is gone."""
         self._alive = self._greeted = self._listens = self._killed = False
+        self._actions.clear()  # they were for that one
         if now - self._since >= YOUNG:
             self._backoff.reset()
         self._start_at = now + self._backoff.next()
@@ -126,9 +136,9 @@ class Probing:
             self._actions.append(StartProbe())
         if self._listens:
             self._ask(self.nodes.due(now), now)
+        self._doubt(now)
         if now >= self._late_at():
-            self._killed = True
-            self._actions.append(KillProbe(f"it was silent for {PATIENCE:g} s"))
+            self._kill(f"it was silent for {PATIENCE:g} s")
         actions, self._actions = self._actions, []
         return actions
 
@@ -137,28 +147,55 @@ class Probing:
         if not self._alive:
             return self._start_at
         due = self.nodes.wake_at() if self._listens else inf
-        return min(due, self._late_at())
+        doubt = min(self._trusted.values(), default=inf) + DOUBT
+        return min(due, doubt, self._late_at())
 
-    def _announced(self, nodes: list[Node], now: float) -> Change:
-        change = self.nodes.update(nodes)
+    def _announced(self, nodes: list[Node], now: float) -> Change | None:
+        try:
+            change = self.nodes.update(nodes)
+        except ValueError as error:
+            self._kill(f"it named nodes that cannot be: {error}")
+            return None
         for name in change.gone:  # the probe has given up on it
-            self._asked.pop(name, None)
+            self._forget(name)
         if not self._listens:  # it knows nothing of what its predecessor was asked
             self._listens = True
             self._ask(list(self._asked), now)
         return change
 
     def _answered(self, answer: Answered, now: float) -> None:
-        self._asked.pop(answer.name, None)
+        self._forget(answer.name)
         if answer.probe is not None:
             self.nodes.probed(answer.name, answer.probe, now)
         else:
-            self.nodes.failed(answer.name, answer.why, now, silent=answer.silent)
+            self.nodes.failed(
+                answer.name,
+                answer.why,
+                now,
+                silent=answer.silent,
+                refused=answer.refused,
+            )
 
     def _ask(self, names: list[str], now: float) -> None:
         if names:
             self._asked.update(dict.fromkeys(names, now))
+            self._trusted.update(dict.fromkeys(names, now))
             self._actions.append(Ask(names))
+
+    def _forget(self, name: str) -> None:
+        self._asked.pop(name, None)
+        self._trusted.pop(name, None)
+
+    def _doubt(self, now: float) -> None:
+        """Doubt what is known of nodes that the probe does not answer for."""
+        for name, asked_at in list(self._trusted.items()):
+            if now >= asked_at + DOUBT:
+                del self._trusted[name]
+                self.nodes.lost(name, f"not probed for {DOUBT:g} s", now)
+
+    def _kill(self, reason: str) -> None:
+        self._killed = True
+        self._actions.append(KillProbe(reason))
 
     def _late_at(self) -> float:
         """Return when the probe has been silent for too long."""

@@ -40,6 +40,9 @@ class _Seen(NamedTuple):
 
     up: bool
     role: Role
+    alarm: str = ""
+    closed: bool = False
+    system: int = 0
 
 
 class Roster:
@@ -233,19 +236,42 @@ class Roster:
     def _compare(self, state: State) -> None:
         """Note what is new of a node."""
         name, health, role = state.node.name, state.health, state.role
-        if not health.known:
+        if not (health.known or health.closed):
             return
         before = self._seen.get(name)
         if role is Role.UNKNOWN and before is not None:
             role = before.role
-        after = self._seen[name] = _Seen(health.up, role)
+        alarm = self.nodes.alarm(name)
+        after = _Seen(health.up, role, alarm, health.closed, state.system)
+        self._seen[name] = after
         if before == after:
             return
-        if not health.up:
-            self._notes.append(Note(f"node {name} is down: {health.why}"))
-        elif before is None or not before.up:
+        self._warn(name, before, after, health.why)
+        if self.nodes.suits(name, "read"):
+            self._welcome(name, before, after)
+
+    def _warn(self, name: str, before: _Seen | None, after: _Seen, why: str) -> None:
+        """Note what somebody should look at."""
+        before = before or _Seen(False, after.role)
+        if after.alarm and not before.alarm:
+            self._notes.append(Note(after.alarm))
+        if before.system not in (0, after.system) and not after.alarm:
+            self._notes.append(Note(f"node {name} has another cluster's data now"))
+        if after.closed and not before.closed:
+            self._notes.append(Note(f"node {name} {why}"))
+        elif not (after.up or after.closed):
+            self._notes.append(Note(f"node {name} is down: {why}"))
+
+    def _welcome(self, name: str, before: _Seen | None, after: _Seen) -> None:
+        """Note what is well with a node that was not so before, or is its new role."""
+        role = after.role
+        if before is None or not before.up:
             self._notes.append(Note(f"node {name} is up ({role})", alarm=False))
             self._events[name] = f"{name} is {'up' if before is None else 'back'}"
+        elif role is before.role:
+            if role is Role.STANDBY and before.alarm and not after.alarm:
+                note = f"node {name} follows its primary again"
+                self._notes.append(Note(note, alarm=False))
         elif role is Role.PRIMARY:
             self._notes.append(Note(f"node {name} is the primary now", alarm=False))
             self._events[name] = f"{name} is the primary now"

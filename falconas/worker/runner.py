@@ -229,7 +229,7 @@ class Runner:
     def _call(self, attempt: Attempt, lease: Lease, request: Request) -> bytes:
         """Run the script and pack its result: all of its code runs in here."""
         interrupts = self._interrupts
-        stop = partial(lease.end, "the request was interrupted")
+        stop = partial(attempt.halt, lease)
         try:
             result = interrupts.run(attempt.run, attempt.context.deadline, stop)
             self._leave_if_child(None)

@@ -70,6 +70,18 @@ def become_subreaper() -> None:
         raise OSError(ctypes.get_errno(), "prctl")
 
 
+def facts_of(place: Place | None) -> dict[str, object]:
+    """Say in a line of the log who it is about."""
+    if place is None:
+        return {}
+    return {
+        "pid": place.pid,
+        "index": place.index,
+        "node": place.node,
+        "group": place.group,
+    }
+
+
 class Supervisor:
     """The processes and sockets behind `Policy`; its process must be its own."""
 
@@ -143,10 +155,11 @@ class Supervisor:
         if slots is not None:
             self._policy.observe(slots, now)
             self._trim()
-        for action in self._policy.tick(now):
-            self._perform(action)
-        for note in self._policy.roster.take_notes():
+        actions = self._policy.tick(now)
+        for note in self._policy.roster.take_notes():  # what is the cause of some
             log.log(logging.WARNING if note.alarm else logging.INFO, "%s", note.text)
+        for action in actions:
+            self._perform(action)
         self._outlook.tend(now)
         self._herald.tell(self._policy, now)
         for order in self._control.tend(now):
@@ -200,12 +213,13 @@ class Supervisor:
 
     def _bury_worker(self, place: Place, code: int, now: float) -> None:
         last, kill, blame = self._guard.end(place.index, now)
-        reason, extras = explain(code, last, kill, blame, self._memory)
+        node = self._outlook.on(place.node)
+        reason, extras = explain(code, last, kill, blame, self._memory, node)
         if last.pid == place.pid:  # else nobody knows what it had started
             group = self._groups.get(place.group)
             state = state_of(last, autocommit=group is not None and group.autocommit)
             self._control.lost(place.worker, last.id, state, reason, extras)
-        facts: dict[str, object] = {"pid": place.pid, "index": place.index}
+        facts = facts_of(place)
         clean = code == 0 and (self._policy.draining or place.retiring)
         level = logging.INFO if clean else logging.WARNING
         facts["dispatch"] = last.id.hex()
@@ -276,7 +290,8 @@ class Supervisor:
 
     def _perform(self, action: Action) -> None:
         if isinstance(action, StartZygote):
-            self._zygotes.start(action.number)
+            if why := self._zygotes.start(action.number):
+                self._policy.zygote_exited(action.number, why, monotonic())
         elif isinstance(action, AdoptZygote):
             self._adopt(self._zygotes[action.number], fresh=action.fresh)
         elif isinstance(action, KillZygote):
@@ -284,7 +299,8 @@ class Supervisor:
         elif isinstance(action, Spawn):
             self._spawn(action)
         elif isinstance(action, Retire):
-            log.info("worker is replaced: %s", action.reason, extra={"pid": action.pid})
+            facts = facts_of(self._policy.places.of(action.pid))
+            log.info("worker is replaced: %s", action.reason, extra=facts)
             send(action.pid, signal.SIGTERM)
         elif isinstance(action, Leave):
             self._dismiss(action)
@@ -305,9 +321,15 @@ class Supervisor:
 
     def _dismiss(self, leave: Leave) -> None:
         """Have a worker leave its node; one that waits for a black hole cannot."""
-        log.info("worker leaves: %s", leave.reason, extra={"pid": leave.pid})
+        place = self._policy.places.of(leave.pid)
+        assert place is not None
+        nodes = " or ".join(sorted({*self._policy.awaited(place.group)}))
+        text = (
+            f"{leave.reason}; its successor goes to {nodes}" if nodes else leave.reason
+        )
+        log.info("worker leaves: %s", text, extra=facts_of(place))
         if leave.hard:
-            self._guard.kill(leave.pid, "its node does not answer")
+            self._guard.kill(leave.pid, f"its node {place.node} does not answer")
         else:
             send(leave.pid, signal.SIGTERM)
 

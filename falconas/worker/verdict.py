@@ -39,7 +39,13 @@ def pack_error(error: FalconError) -> bytes:
 
 
 def stopped(
-    cause: Cause, elapsed: float, *, doubtful: bool, idempotent: bool
+    cause: Cause,
+    elapsed: float,
+    *,
+    doubtful: bool,
+    idempotent: bool,
+    node: str = "",
+    awaited: float = 0.0,
 ) -> FalconError:
     """Return the verdict on a script that was stopped, or should have been.
 
@@ -48,10 +54,14 @@ def stopped(
         elapsed: How long it had been running.
         doubtful: It may have ended its transaction itself.
         idempotent: It may be run again.
+        node: Where its statements went.
+        awaited: How long the last of them had been without an answer, 0 if it was not.
     """
     late = cause is Cause.DEADLINE
     cls: type[FalconError] = DeadlineExceeded if late else Cancelled
     what = f"{'the budget ran out' if late else 'cancelled'} after {elapsed:.1f} s"
+    if late and awaited:  # that was not the script's doing
+        what += f": node {node} had not answered for {awaited:.1f} s"
     if doubtful:
         text = f"{what}; what the script did up to there may be committed"
         return cls(text, started=Started.UNKNOWN)

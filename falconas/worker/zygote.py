@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
     from falconas.worker.scripts import Library
 
-CHUNK_BYTES = 1 << 15
 LOG_PATIENCE = 1.0  # seconds that a worker's line waits for a log reader
 
 log = logging.getLogger(__name__)
@@ -73,11 +72,10 @@ class Spawn(msgspec.Struct, tag=True, frozen=True):
 
 
 class Manifest(msgspec.Struct, tag=True, frozen=True):
-    """Zygote to supervisor: a part of the manifest, the last one unless `more`."""
+    """Zygote to supervisor: what scripts there are, as the broker is to hear it."""
 
     hash: str
-    part: bytes
-    more: bool
+    body: bytes
 
 
 class Failed(msgspec.Struct, tag=True, frozen=True):
@@ -124,7 +122,7 @@ def main(channel_fd: int, slots_fd: int) -> int:
     except ValueError as error:
         channel.send(Failed(str(error)))
         return 1
-    send_manifest(channel, library)
+    channel.send(Manifest(library.hash, encode_value(library.manifest())))
     slots = SlotTable.attach(slots_fd, boot.count)
     gc.collect()
     gc.freeze()  # what is here is here to stay; untouched pages remain shared
@@ -159,14 +157,6 @@ def prepare(settings: Settings) -> Library:
             " threads do not survive the fork, start them in run()"
         )
     return library
-
-
-def send_manifest(channel: Channel[Message], library: Library) -> None:
-    """Tell the supervisor what scripts there are, in parts of a message's size."""
-    body = encode_value(library.manifest())
-    parts = [body[i : i + CHUNK_BYTES] for i in range(0, len(body), CHUNK_BYTES)]
-    for index, part in enumerate(parts, 1):
-        channel.send(Manifest(library.hash, part, index < len(parts)))
 
 
 def fork_worker(zygote: ZygoteProcess, spawn: Spawn) -> None:
@@ -218,7 +208,8 @@ def serve(zygote: ZygoteProcess, spawn: Spawn) -> int:
     boot = zygote.boot
     limit_memory(boot.settings.worker.address_space)
     stderr = Stderr(patience=LOG_PATIENCE)
-    logs.setup(boot.settings.log.level, boot.settings.log.format, stderr)
+    facts = {"node": spawn.node, "index": spawn.place, "group": spawn.group}
+    logs.setup(boot.settings.log.level, boot.settings.log.format, stderr, **facts)
     output = Output.install(boot.outputs[spawn.place])
     faulthandler.enable()  # what it says on crashing is in that file
     return work(

@@ -23,7 +23,7 @@ PURE_BESIDES = {
     "worker.places", "worker.roster", "worker.rollout", "worker.parameters",
     "worker.probing", "worker.grouping", "database.nodes",
     "database.health", "database.topology", "database.placement", "database.lending",
-    "database.patroni",
+    "database.patroni", "database.standing", "database.wording",
 }  # fmt: skip
 IMPURE_LIBRARIES = {
     "asyncio", "click", "concurrent", "logging", "multiprocessing", "os", "psycopg",

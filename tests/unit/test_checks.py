@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from falconas.checks import ConfigError, check_broker, check_nodes
+from falconas.checks import ConfigError, check_broker, check_nodes, idle
 from falconas.settings import Broker, Group, Node, Settings, Worker
 
 
@@ -44,7 +44,7 @@ def test_the_largest_parameters_fit_into_the_queue() -> None:
         settings(),
         settings(group="night"),
         settings({"n1": Node()}, {"a": Group()}, "a"),
-        settings({"n1": Node(weight=0.0)}),
+        settings({"n1": Node(weight=0.0, tags=("n1", "x"))}),
         settings({"n1": Node(database="shop")}),
         settings(
             {"n1": Node(), "n2": Node(database="shop")},
@@ -66,7 +66,8 @@ def test_the_largest_parameters_fit_into_the_queue() -> None:
     ],
 )
 def test_what_goes_together(good: Settings) -> None:
-    assert check_nodes(good) == []
+    check_nodes(good)
+    assert idle(good) == []
 
 
 @pytest.mark.parametrize(
@@ -100,8 +101,11 @@ def test_what_goes_together(good: Settings) -> None:
             settings({"n1": Node(dns=True, patroni=("http://a",))}),
             "nodes.n1: .*not by both",
         ),
-        (settings({"n1": Node(patroni=("a:8008",))}), "nodes.n1.patroni: a:8008 must"),
         (settings(groups={"a": Group(temp_buffers=1000)}), "temp_buffers must be at"),
+        (
+            settings({"n1": Node(), "n2": Node(tags=("x", "n1"))}),
+            "nodes.n2.tags: n1 is the name of a node",
+        ),
     ],
 )
 def test_what_does_not_go_together(wrong: Settings, why: str) -> None:
@@ -112,14 +116,14 @@ def test_what_does_not_go_together(wrong: Settings, why: str) -> None:
 
 def test_a_node_without_a_group_is_warned_of() -> None:
     nodes = {"n1": Node(), "n2": Node(), "n3": Node(database="shop")}
-    (warning,) = check_nodes(settings(nodes))
+    (warning,) = idle(settings(nodes))
     assert warning.startswith("node n3 belongs to no group")
-    first, second = check_nodes(settings(nodes, {"a": Group(nodes=("n1",))}))
+    first, second = idle(settings(nodes, {"a": Group(nodes=("n1",))}))
     assert first.startswith("node n2")
     assert second.startswith("node n3")
 
 
 def test_a_group_whose_scripts_are_all_taken_is_warned_of() -> None:
     groups = {"a": Group(scripts=("x",)), "b": Group(), "c": Group(scripts=("y",))}
-    (warning,) = check_nodes(settings(groups=groups))
+    (warning,) = idle(settings(groups=groups))
     assert warning == "group c has no scripts: group b before it has them all"

@@ -51,6 +51,20 @@ def test_a_pipe_gets_json(log: logging.Logger) -> None:
     assert list(one(stream))[:4] == ["ts", "level", "event", "logger"]
 
 
+def test_a_process_says_in_each_line_who_it_is(log: logging.Logger) -> None:
+    stream = io.StringIO()
+    logs.setup("info", "json", stream, node="n1", index=3)
+    log.warning("lost", extra={"node": "a script's own"})
+    assert {**one(stream), "ts": 0} == {
+        "ts": 0,
+        "level": "warning",
+        "event": "lost",
+        "logger": "falconas.test",
+        "node": "a script's own",
+        "index": 3,
+    }
+
+
 def test_a_terminal_gets_text(log: logging.Logger) -> None:
     stream = Terminal()
     logs.setup("info", "auto", stream)

@@ -12,6 +12,8 @@ from falconas.options import (
     Kind,
     Name,
     Names,
+    Url,
+    Urls,
     Words,
     dialable,
     is_loopback,
@@ -67,6 +69,37 @@ def test_an_error_shortens_what_was_found() -> None:
     with pytest.raises(ValueError, match="…") as caught:
         Flag().parse_text("x" * 5000)
     assert len(str(caught.value)) < 120
+
+
+@pytest.mark.parametrize(
+    "url", ["http://db1:8008", "https://db1", "http://[::1]:8008/x/cluster"]
+)
+def test_urls(url: str) -> None:
+    assert Url().parse(url) == url
+    assert Urls().parse([url]) == Urls().parse_text(f" {url},") == (url,)
+
+
+@pytest.mark.parametrize(
+    "url",
+    list[Any](
+        (
+            *("", "db1:8008", "ftp://h", "http://", "http://h:x", "http://h:70000"),
+            *("http://h:0", "http://[::1", 7),
+        )
+    ),
+)
+def test_what_is_no_url_is_said_with_what_would_be_right(url: Any) -> None:
+    with pytest.raises(ValueError, match=r"^must be a (URL such as https://|text)"):
+        Url().parse(url)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://me:s3cret@h", "me:s3cret@h", "http://s3cret@["]
+)
+def test_a_url_holds_no_secret(url: str) -> None:
+    with pytest.raises(ValueError, match="without user and password") as caught:
+        Urls().parse([url])
+    assert "s3cret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

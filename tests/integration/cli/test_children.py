@@ -82,7 +82,8 @@ def test_what_does_not_end_is_killed(
     children.start("broker")
     wait_bound(children, environ)
     children.stop({"broker": 0.0})
-    assert children.code("broker") in (0, -signal.SIGKILL)
+    # SIGTERM may come before its handler is there.
+    assert children.code("broker") in (0, -signal.SIGKILL, -signal.SIGTERM)
 
 
 def test_they_end_when_their_parent_is_killed(environ: dict[str, str]) -> None:

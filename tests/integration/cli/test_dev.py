@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from falconas.cli import main
-from falconas.cli.database import NODES_FOLDER
+from falconas.cli.database import FOLDER, NODES_FOLDER
 from falconas.client.operator import Operator
 from falconas.client.sync import Client
 from falconas.database.cluster import EmbeddedCluster
@@ -72,6 +72,9 @@ def test_several_nodes_serve_and_end_with_it(tmp_path: Path) -> None:
                     pytest.fail((tmp_path / "log").read_text())
             assert client.call("keep") == "n1"
             assert {client.call("look") for _ in range(4)} == {"n1", "n2"}
+        command = [sys.executable, "-P", "-m", "falconas.cli", "run", "look"]
+        assert subprocess.check_output(command, cwd=tmp_path, env=kept) == b"n1\n"
+        assert not (tmp_path / FOLDER).exists()
         roles = {node["name"]: node["role"] for node in operator.inspect()["nodes"]}
         assert roles == {"n1": "primary", "n2": "standby"}
         assert all(node.running for node in cluster.nodes)

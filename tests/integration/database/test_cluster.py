@@ -186,9 +186,52 @@ def test_parameters_reach_every_node_and_data_outlives_a_restart(folder: Path) -
         run(first["n2"], "postgres", "INSERT INTO t VALUES (2)")
     assert not any(node.processes() for node in first.nodes)
     with pair(folder) as second:
-        assert second.primary is second["n1"]
+        assert second.primary is second["n2"]
         assert numbers(second["n1"], "postgres") == [1, 2]
-        run(second["n1"], "postgres", "DROP TABLE t")
+        run(second["n2"], "postgres", "DROP TABLE t")
+
+
+def test_who_was_promoted_by_hand_is_the_primary_of_the_next_start(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pair(folder) as first:
+        before, other = first.primary, first.standbys[0]
+        other.promote()
+        assert other.timeline > before.timeline
+        run(other, "postgres", "CREATE TABLE promoted AS SELECT 2 AS n")
+        run(before, "postgres", "CREATE TABLE behind AS SELECT 1 AS n")
+        dsns = [node.dsn() for node in first.nodes]
+    with pair(folder) as second:
+        assert second.primary.name == other.name
+        assert second[before.name].standby
+        for node in second.nodes:
+            assert run(node, "postgres", "SELECT n FROM promoted") == [(2,)]
+            assert run(node, "postgres", "SELECT to_regclass('behind')") == [(None,)]
+        assert [node.dsn() for node in second.nodes] == dsns
+    assert f"{other.name} is the primary, as it was promoted" in caplog.text
+
+
+def test_a_primary_that_is_not_to_be_started_is_not_passed_over(folder: Path) -> None:
+    with pair(folder) as cluster:
+        if cluster.primary.name == "n1":
+            cluster["n2"].promote()
+        data = cluster["n2"].server.data
+    with pytest.raises(EmbeddedError, match=r"primary in .* is n2, which is not"):
+        EmbeddedCluster(folder, standbys=0, durable=False).start()
+    assert data.is_dir()
+
+
+def test_others_find_the_nodes_of_one_that_runs(folder: Path) -> None:
+    assert EmbeddedCluster.running(folder) is None
+    assert EmbeddedCluster.running(folder / "none") is None
+    with pair(folder) as cluster:
+        cluster["n2"].kill()
+        found = EmbeddedCluster.running(folder)
+        assert found is not None
+        assert [node.dsn() for node in found.nodes] == [n.dsn() for n in cluster.nodes]
+        found["n2"].start()
+        assert found["n2"].server.settings == cluster["n2"].server.settings
+        cluster.wait_until_caught_up()
 
 
 def test_only_one_at_a_time_has_it(folder: Path) -> None:

@@ -32,6 +32,24 @@ def test_signals_are_heard_however_often_they_come(database: str) -> None:
         signal.signal(signal.SIGALRM, before)
 
 
+def test_it_knows_how_long_the_server_keeps_it_waiting(database: str) -> None:
+    seen: list[float] = []
+
+    def look(*_: object) -> None:
+        seen.append(connection.awaited)
+
+    before = signal.signal(signal.SIGALRM, look)
+    try:
+        with closing(Connection.connect(database, autocommit=True)) as connection:
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            connection.execute("SELECT pg_sleep(0.2)")
+            assert connection.awaited == 0.0
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+    assert 0.0 < seen[0] < 60.0
+
+
 def test_a_connection_is_not_freed_while_a_thread_is_in_its_midst(
     database: str,
 ) -> None:

@@ -11,8 +11,9 @@ from psycopg.conninfo import conninfo_to_dict
 
 from falconas.database import discovery
 from falconas.database.conninfo import InvalidDsn
-from falconas.database.discovery import Discovery, addresses, in_thread
+from falconas.database.discovery import MOST, Discovery, addresses, in_thread
 from falconas.database.member import until
+from falconas.database.topology import MOST as MOST_IN_ALL
 from falconas.database.topology import Node
 from tests.integration.database.patroni import Patroni, member, standing_in
 
@@ -41,7 +42,14 @@ class Looking:
         self.pauses: list[float] = []
         self._paused: asyncio.Queue[None] = asyncio.Queue()
         self._go = asyncio.Semaphore(0)
-        self.discovery = Discovery(sources, self.found.append, pause=self._pause, **how)
+        self.fails = False
+        self.discovery = Discovery(sources, self._take, pause=self._pause, **how)
+
+    def _take(self, nodes: list[Node]) -> None:
+        self.fails, failed = False, self.fails
+        if failed:
+            raise RuntimeError("whoever is told has failed")
+        self.found.append(nodes)
 
     async def _pause(self, seconds: float) -> None:
         self.pauses.append(seconds)
@@ -113,8 +121,19 @@ def test_each_host_of_a_dsn_is_a_node_without_a_look_up() -> None:
 def test_what_cannot_be_read_is_refused_at_once() -> None:
     with pytest.raises(InvalidDsn, match="malformed"):
         Discovery([Node("n1", "nonsense")], print)
-    with pytest.raises(ValueError, match="REST API is written like"):
+    with pytest.raises(ValueError, match="REST API must be a URL such as"):
         Discovery([Node("n1", patroni=("patroni:8008",))], print)
+
+
+def test_names_are_unique_and_not_too_many() -> None:
+    with pytest.raises(ValueError, match="two nodes are named n1"):
+        Discovery([Node("n1", "host=a"), Node("n1", "host=b", dns=True)], print)
+    with pytest.raises(ValueError, match="two nodes are named pg/a"):
+        Discovery([Node("pg", "host=a,b"), Node("pg/a", "host=c")], print)
+    hosts = ",".join(f"h{i}" for i in range(MOST_IN_ALL))
+    Discovery([Node("pg", f"host={hosts}")], print)
+    with pytest.raises(ValueError, match="257 nodes; 256 are the most"):
+        Discovery([Node("pg", f"host={hosts}"), Node("n1")], print)
 
 
 # DNS
@@ -201,6 +220,72 @@ def test_what_is_an_address_already_is_not_looked_up() -> None:
     run(test)
 
 
+def test_what_several_hosts_resolve_to_is_one_node_for_each_address() -> None:
+    async def test() -> None:
+        dsn = "host=a,b,c,d hostaddr=,,,10.0.0.2 port=1,1,2,1"
+        names = Names(a=["10.0.0.1", "10.0.0.2"], b=["10.0.0.1"], c=["10.0.0.1"])
+        async with looking(Node("pg", dsn, dns=True), resolve=names) as made:
+            assert made.names == ["pg/10.0.0.1:1", "pg/10.0.0.2:1", "pg/10.0.0.1:2"]
+            assert [read(node)["host"] for node in made.found[-1]] == ["a", "a", "c"]
+
+    run(test)
+
+
+def test_what_does_not_go_with_other_nodes_is_no_answer(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def test() -> None:
+        names = Names(db=["10.0.0.2"])
+        sources = [Node("pg/10.0.0.2", "host=x"), Node("pg", "host=db", dns=True)]
+        async with looking(*sources, resolve=names) as made:
+            assert made.names == ["pg/10.0.0.2", "pg"]
+            names.hosts["db"] = ["10.0.0.1"]
+            await made.look()
+            assert made.names == ["pg/10.0.0.2", "pg/10.0.0.1"]
+            assert made.pauses == [1, 30]
+
+    run(test)
+    (message,) = (record.getMessage() for record in caplog.records)
+    assert message.endswith(": with what was found two nodes are named pg/10.0.0.2")
+
+
+def test_too_many_addresses_are_no_answer(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        hosts = {name: [f"{name}.{i}" for i in range(MOST)] for name in ("a", "b", "c")}
+        names = Names(**hosts)
+        sources = [Node(name, f"host={name}", dns=True) for name in hosts]
+        async with looking(*sources, resolve=names) as made:
+            await made.looked()
+            await made.looked()
+            assert len(made.names) == 2 * MOST + 1
+            assert made.names[-1] == "c"
+            names.hosts["c"] = ["c.0"]
+            names.hosts["a"] = [*hosts["a"], "another"]
+            for _ in sources:
+                await made.look()
+            assert len(made.names) == 2 * MOST + 1
+            assert made.names[-1] == "c/c.0"
+
+    run(test)
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first.endswith("with what was found there are 300 nodes; 256 are the most")
+    assert second.endswith("on node a: it found 101 nodes; 100 are the most")
+
+
+def test_whoever_is_told_and_fails_is_told_again() -> None:
+    async def test() -> None:
+        names = Names(db=["10.0.0.1"])
+        async with looking(Node("pg", "host=db", dns=True), resolve=names) as made:
+            names.hosts["db"] = ["10.0.0.2"]
+            made.fails = True
+            await made.look()
+            assert made.names == ["pg/10.0.0.1"]
+            await made.look()
+            assert made.names == ["pg/10.0.0.2"]
+
+    run(test)
+
+
 def test_a_dsn_without_a_host_has_nothing_to_be_looked_up(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -265,13 +350,19 @@ def test_a_member_joins_when_it_runs_and_leaves_when_it_is_listed_no_more() -> N
     """While it restarts it stays: its probes say that it is down, and when it is up."""
 
     async def test(patroni: Patroni) -> None:
-        patroni.members = [member("p1"), member("p2", state="creating replica")]
+        patroni.members = [
+            member("p1"),
+            member("p2", "host=i port=1", state="creating replica"),
+        ]
         async with looking(Node("pg", patroni=(patroni.url,))) as made:
             assert made.names == ["pg/p1"]
-            patroni.members = [member("p1", state="restarting"), member("p2")]
+            patroni.members = [
+                member("p1", state="restarting"),
+                member("p2", "host=i port=1"),
+            ]
             await made.look()
             assert made.names == ["pg/p1", "pg/p2"]
-            patroni.members = [member("p2")]
+            patroni.members = [member("p2", "host=i port=1")]
             await made.look()
             assert made.names == ["pg/p2"]
             patroni.members = []
@@ -282,7 +373,37 @@ def test_a_member_joins_when_it_runs_and_leaves_when_it_is_listed_no_more() -> N
         run(lambda: test(patroni))
 
 
+def test_members_at_one_address_are_one_node() -> None:
+    async def test(patroni: Patroni) -> None:
+        patroni.members = [member("p1"), member("p2"), member("p3", "host=h port=5433")]
+        async with looking(Node("pg", patroni=(patroni.url,))) as made:
+            assert made.names == ["pg/p1", "pg/p3"]
+
+    with standing_in() as patroni:
+        run(lambda: test(patroni))
+
+
+def test_too_many_members_are_no_answer(caplog: pytest.LogCaptureFixture) -> None:
+    async def test(patroni: Patroni) -> None:
+        patroni.members = [
+            member(f"p{port}", f"host=h port={port}") for port in range(1, MOST + 2)
+        ]
+        async with looking(Node("pg", "host=h", patroni=(patroni.url,))) as made:
+            assert made.names == ["pg"]
+            patroni.members.pop()
+            await made.look()
+            assert len(made.names) == MOST
+
+    with standing_in() as patroni:
+        run(lambda: test(patroni))
+    (message,) = (record.getMessage() for record in caplog.records)
+    assert message.endswith(": it found 101 nodes; 100 are the most")
+
+
 def test_the_first_url_that_answers_counts(caplog: pytest.LogCaptureFixture) -> None:
+    def new(number: int) -> dict[str, Any]:
+        return member(f"p{number + 2}", f"host=h port={number}")
+
     async def test(bad: Patroni, good: Patroni) -> None:
         good.members = [member("p1")]
         urls = ("http://127.0.0.1:1", bad.url, good.url, "http://127.0.0.1:2")
@@ -297,7 +418,7 @@ def test_the_first_url_that_answers_counts(caplog: pytest.LogCaptureFixture) -> 
                 lambda _: None,
             ):
                 bad.behaviour = badly
-                good.members.append(member(f"p{len(good.members) + 2}"))
+                good.members.append(new(len(good.members)))
                 await made.look()
                 assert len(made.names) == len(good.members)
             good.behaviour = bad.behaviour

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 import time
 from collections import Counter
@@ -14,7 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.rows import dict_row
+from psycopg.rows import dict_row, tuple_row
 from psycopg_pool import ConnectionPool
 
 from falconas import Aborted, ResourceExhausted, Started, Unavailable
@@ -23,6 +24,8 @@ from falconas.database.hygiene import IDLE, needs_check
 from falconas.database.member import until
 from falconas.database.nodes import Probe, Role
 from falconas.database.pool import Node, NodePool, PoolOptions
+from falconas.database.topology import lsn_text
+from tests.cluster import few
 from tests.integration.database.lending_cases import (
     backends,
     behind,
@@ -103,6 +106,27 @@ def test_a_lost_connection_is_an_error_even_if_the_block_says_nothing(
         write()
     assert caught.value.started is Started.YES
     assert rows(cluster, cluster_database) == []
+
+
+@pytest.mark.parametrize(
+    ("access", "started"), [("write", Started.UNKNOWN), ("read", Started.YES)]
+)
+def test_so_is_one_where_each_statement_is_for_itself(
+    cluster: EmbeddedCluster, cluster_database: str, access: str, started: Started
+) -> None:
+    def lose(pool: NodePool) -> None:
+        with pool.connection(access) as connection:
+            terminate(cluster, "n1", connection.info.backend_pid)
+            with suppress(psycopg.OperationalError):
+                connection.execute("SELECT 1")
+
+    (n1, *_) = nodes_of(cluster, cluster_database)
+    with (
+        NodePool([n1], PoolOptions(autocommit=True)) as pool,
+        pytest.raises(Unavailable, match="the connection to n1 was lost; ") as caught,
+    ):
+        lose(pool)
+    assert caught.value.started is started
 
 
 def test_a_connection_in_use_is_never_lent_again(pool: NodePool) -> None:
@@ -353,7 +377,9 @@ def test_writes_go_on_after_a_promotion(
 
 
 def test_an_old_primary_gets_no_writes(
-    pool: NodePool, cluster: EmbeddedCluster, cluster_database: str
+    pool: NodePool,
+    cluster: EmbeddedCluster,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Two primaries at once: the newer timeline wins."""
     cluster.promote(cluster["n2"])
@@ -368,23 +394,65 @@ def test_an_old_primary_gets_no_writes(
 
     assert ports == {cluster["n2"].port}
     assert "left behind" in fact(pool, "n1", "reason")
+    warning = re.compile(r"node n1 is a primary left behind on timeline \d+ \(n\d is")
+    assert any(map(warning.match, caplog.messages)), caplog.messages
 
 
-def test_a_write_that_meets_a_standby_has_its_role_probed(
+def test_a_standby_that_does_not_follow_the_new_primary_shows_nothing_fresh(
     pool: NodePool, cluster: EmbeddedCluster
 ) -> None:
-    """A primary that becomes read-only in mid-use."""
+    """It has replayed more than the new primary has, but not what that wrote."""
+    cluster["n2"].execute("ALTER SYSTEM SET primary_conninfo = ''")
+    cluster["n2"].execute("SELECT pg_reload_conf()")
+    receiving = "SELECT count(pid)::int FROM pg_stat_get_wal_receiver()"
+    until(lambda: cluster["n2"].execute(receiving) == [(0,)], "n2 still receives")
+    with pool.connection() as connection:
+        connection.execute("INSERT INTO t SELECT generate_series(1000, 20000)")
+        lost = pool.lsn()
+    replayed = f"SELECT pg_last_wal_replay_lsn() >= '{lsn_text(lost)}'"
+    until(lambda: cluster["n3"].execute(replayed) == [(True,)], "n3 has it not")
+    cluster["n1"].kill()
+    cluster["n2"].execute("SELECT pg_promote()")
 
-    def write() -> None:
-        with pool.connection() as connection:
-            connection.execute("SET TRANSACTION READ ONLY")
-            connection.execute("INSERT INTO t VALUES (1)")
-
-    with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
-        write()
-    assert fact(pool, "n1", "lost") == 1
     with pool.connection() as connection:
         connection.execute("INSERT INTO t VALUES (1)")
+    written = pool.lsn()
+    assert written < lost
+
+    seen = "SELECT count(*)::int FROM t WHERE n = 1"
+    for limits in ({"min_lsn": written}, {"max_lag": 1e9}):
+        for _ in range(6):
+            with pool.connection("read", **limits) as connection:
+                assert connection.execute(seen).fetchone() == (1,), limits
+    why = r"it follows timeline \d+, the primary n2 is on \d+"
+    assert re.fullmatch(why, fact(pool, "n3", "reason"))
+    served = set()
+    for _ in range(6):
+        with pool.connection("read") as connection:
+            served.add(where(connection))
+    assert cluster["n3"].port in served
+
+
+def test_the_first_write_of_a_pool_goes_to_no_primary_that_was_left_behind(
+    cluster: EmbeddedCluster, cluster_database: str
+) -> None:
+    make_table(cluster, cluster_database)
+    cluster.promote(cluster["n2"])
+    with Proxy(cluster["n2"].dsn(cluster_database)) as proxy:
+        proxy.hold()
+        nodes = nodes_of(cluster, cluster_database, n2=proxy.dsn)
+        with NodePool(nodes[:2]) as pool, ThreadPoolExecutor(1) as thread:
+
+            def write() -> int:
+                with pool.connection() as connection:
+                    return where(connection)
+
+            writing = thread.submit(write)
+            until(lambda: fact(pool, "n1", "up"), "n1 is not up")
+            assert "n2 may be a newer one" in fact(pool, "n1", "reason")
+            proxy.heal()
+
+            assert writing.result(10) == proxy.port
 
 
 def test_a_black_hole_is_ejected_hangs_nobody_and_returns(
@@ -412,7 +480,10 @@ def test_a_black_hole_is_ejected_hangs_nobody_and_returns(
                     with pool.connection("read", timeout=4) as connection:
                         connection.execute("SELECT 1")
                     assert time.monotonic() - begun < 5
-                assert type(hanging.exception(5)) is psycopg.OperationalError
+                error = hanging.exception(5)
+                assert type(error) is psycopg.OperationalError
+                assert "n2 does not answer (" in str(error)
+                assert "server" not in str(error)  # which closed nothing
             proxy.heal()
             wait_up(pool, "n2")
             before = fact(pool, "n2", "served")
@@ -452,6 +523,28 @@ def test_reads_see_what_was_written_before(
             with pool.connection("read", min_lsn=lsn) as connection:
                 assert where(connection) != cluster["n2"].port
                 assert connection.execute("SELECT n FROM t").fetchall() == [(1,)]
+
+
+@pytest.mark.parametrize("committing", [False, True])
+def test_who_swallows_the_error_of_a_silent_node_gets_another(
+    cluster: EmbeddedCluster, cluster_database: str, *, committing: bool
+) -> None:
+    def hang(pool: NodePool, proxy: Proxy) -> None:
+        with pool.connection() as connection:
+            connection.execute("SELECT 1")
+            proxy.hold()
+            if not committing:
+                with suppress(psycopg.OperationalError):
+                    connection.execute("SELECT 2")
+
+    with (
+        Proxy(cluster["n1"].dsn(cluster_database)) as proxy,
+        NodePool([Node("n1", proxy.dsn)]) as pool,
+    ):
+        with pytest.raises(Unavailable, match=r"n1 does not answer \(") as caught:
+            hang(pool, proxy)
+        assert caught.value.started is (Started.UNKNOWN if committing else Started.YES)
+        proxy.heal()
 
 
 # Idle connections
@@ -561,6 +654,18 @@ def test_nothing_of_one_borrower_reaches_the_next(
         assert found == ("5MB", "16MB", "7s", None, 0)
 
 
+def test_rows_are_made_as_the_options_say(
+    cluster: EmbeddedCluster, cluster_database: str
+) -> None:
+    options = PoolOptions(max_size=1, row_factory=dict_row)
+    with NodePool(cluster["n1"].dsn(cluster_database), options) as pool:
+        for other in (tuple_row, dict_row):
+            with pool.connection() as connection:
+                assert connection.execute("SELECT 1 AS n").fetchone() == {"n": 1}
+                connection.row_factory = other
+        assert pool.lsn() > 0
+
+
 def test_a_prepared_statement_of_sqls_own_costs_the_connection(
     cluster: EmbeddedCluster, cluster_database: str
 ) -> None:
@@ -602,6 +707,20 @@ def test_waiting_is_bounded_and_the_error_names_the_nodes(
         assert not waiting.done()
     assert (caught.value.started, caught.value.retry_safe) == (Started.NO, True)
     assert waiting.result() > 0
+
+
+def test_the_error_says_why_no_connection_is_made(
+    cluster: EmbeddedCluster, cluster_database: str
+) -> None:
+    nodes = nodes_of(cluster, cluster_database)[:2]
+    with NodePool(nodes, PoolOptions(role="nope")) as pool:
+        wait_up(pool, "n1", "n2")
+        until(lambda: "nope" in fact(pool, "n2", "reason"), "nothing is said")
+        with pytest.raises(Unavailable) as caught:
+            pool.connection("read", timeout=0.1).__enter__()
+        for name in ("n1", "n2"):
+            why = rf'{name}: 0 of 10 in use, and no other .* role "nope" does not exist'
+            assert re.search(why, caught.value.message)
 
 
 def test_no_node_at_all_is_an_error_that_says_why() -> None:
@@ -685,3 +804,59 @@ def test_close_returns_what_is_in_use_later(
         pool.close()
         assert connection.execute("SELECT 1").fetchone() == (1,)
     assert connection.closed
+
+
+def test_a_node_that_takes_no_new_connections_lends_those_it_has(
+    cluster: EmbeddedCluster,
+) -> None:
+    options = PoolOptions(min_size=2, max_size=2, probe_interval=0.1)
+    with few(cluster) as role, NodePool(role.dsn("n1"), options) as pool:
+        wait_up(pool, "main")
+        until(lambda: fact(pool, "main", "size") == 2, "the pool is not filled")
+        with pool.connection() as one, pool.connection() as two:
+            pids = {one.info.backend_pid, two.info.backend_pid}
+        role.limit(2)
+        role.shut_out_probe("n1")
+        until(
+            lambda: fact(pool, "main", "reason").startswith("takes no new connections"),
+            "it is not noted",
+        )
+        assert fact(pool, "main", "up")
+        with pool.connection() as one, pool.connection() as two:
+            assert {one.info.backend_pid, two.info.backend_pid} == pids
+
+
+def test_a_new_cluster_behind_the_same_address_takes_the_writes(
+    cluster: EmbeddedCluster, tmp_path: Path
+) -> None:
+    """Its timeline is older, which says nothing about other data."""
+    other = EmbeddedCluster(tmp_path / "other", standbys=0, durable=False)
+    options = PoolOptions(min_size=1, max_size=1, probe_interval=0.1)
+    try:
+        other.start()
+        with few(other), few(cluster) as role:
+            cluster.promote(cluster["n2"])
+            with Proxy(role.dsn("n2")) as proxy, NodePool(proxy.dsn, options) as pool:
+                with pool.connection() as connection:
+                    old = fact(pool, "main", "role"), where_really(connection)
+                before = proxy.target
+                proxy.target = proxy.target[0], port_of(other.primary.dsn())
+                proxy.reset()
+                state = pool._lending.nodes.state("main")
+                until(lambda: state.timeline == 1, "it was not probed")
+                with pool.connection() as connection:
+                    new = fact(pool, "main", "role"), where_really(connection)
+        assert old == ("primary", before[1])
+        assert new == ("primary", port_of(other.primary.dsn()))
+    finally:
+        other.delete()
+
+
+def port_of(dsn: str) -> int:
+    return int(str(conninfo_to_dict(dsn)["port"]))
+
+
+def where_really(connection: psycopg.Connection[Any]) -> int:
+    """Return the port of the server behind a proxy."""
+    (port,) = connection.execute("SELECT inet_server_port()").fetchone() or (0,)
+    return int(port)

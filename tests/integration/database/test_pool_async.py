@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 
 import psycopg
 import pytest
+from psycopg.rows import dict_row
 
 from falconas import Aborted, ResourceExhausted, Started, Unavailable
 from falconas.database.cluster import EmbeddedCluster
@@ -249,13 +250,40 @@ def test_a_black_hole_is_ejected_and_hangs_nobody(
     async def work(proxy: Proxy) -> None:
         async with AsyncNodePool(proxy.dsn) as pool:
             async with asyncio.timeout(5):
-                with pytest.raises(psycopg.OperationalError):
+                with pytest.raises(psycopg.OperationalError, match="main does not ans"):
                     await hang(pool, proxy)
             proxy.heal()
             assert await pool.lsn() > 0
 
     with Proxy(cluster["n1"].dsn(database)) as proxy:
         asyncio.run(work(proxy))
+
+
+def test_rows_are_made_as_the_options_say(
+    cluster: EmbeddedCluster, database: str
+) -> None:
+    async def work() -> None:
+        options = PoolOptions(row_factory=dict_row)
+        async with AsyncNodePool(cluster["n1"].dsn(database), options) as pool:
+            async with pool.connection() as connection:
+                cursor = await connection.execute("SELECT 1 AS n")
+                assert await cursor.fetchone() == {"n": 1}
+            assert await pool.lsn() > 0
+
+    go(work)
+
+
+def test_the_error_says_why_no_connection_is_made(
+    cluster: EmbeddedCluster, database: str
+) -> None:
+    async def work() -> None:
+        options = PoolOptions(role="nope")
+        async with AsyncNodePool(cluster["n1"].dsn(database), options) as pool:
+            with pytest.raises(Unavailable, match='role "nope" does not exist'):
+                async with pool.connection(timeout=2):
+                    pass
+
+    go(work)
 
 
 def test_nobody_waits_for_ever() -> None:

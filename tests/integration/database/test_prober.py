@@ -6,10 +6,13 @@ from asyncio import run
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from psycopg.conninfo import make_conninfo
+
 from falconas.database.cluster import EmbeddedCluster
 from falconas.database.member import until
 from falconas.database.nodes import NoAnswer, Node, Probe, Role
 from falconas.database.prober import Prober
+from tests.cluster import few
 from tests.proxy import Proxy
 
 
@@ -64,15 +67,41 @@ def listening(*nodes: Node) -> Iterator[Listener]:
 def test_a_primary_and_a_standby_say_what_they_are(cluster: EmbeddedCluster) -> None:
     nodes = [Node(name, cluster[name].dsn()) for name in ("n1", "n2")]
     with listening(*nodes) as listener:
-        primary, standby = listener.ask("n1"), listener.ask("n2")
+        standby, primary = listener.ask("n2"), listener.ask("n1")
 
     assert isinstance(primary, Probe)
     assert isinstance(standby, Probe)
     assert (primary.role, standby.role) == (Role.PRIMARY, Role.STANDBY)
-    assert primary.timeline > standby.timeline == 0
-    assert primary.lsn == standby.lsn > 0
+    assert primary.timeline == standby.timeline > 0
+    assert primary.lsn >= standby.lsn > 0  # which was asked before
     assert standby.streaming
     assert primary.age is None
+
+
+def test_a_standby_tells_whom_it_follows(cluster: EmbeddedCluster) -> None:
+    """To who may see it at once, else when it has noted that itself."""
+    for name, rights in (("plain", ""), ("watcher", "IN ROLE pg_monitor")):
+        cluster["n1"].execute(f"DROP ROLE IF EXISTS {name}")
+        cluster["n1"].execute(f"CREATE ROLE {name} LOGIN PASSWORD 'x' {rights}")
+    cluster.wait_until_caught_up()
+    nodes = [
+        Node(user, make_conninfo(cluster["n3"].dsn(), user=user, password="x"))
+        for user in ("plain", "watcher")
+    ]
+
+    def timelines() -> list[int]:
+        answers = [listener.ask(node.name) for node in nodes]
+        return [a.timeline for a in answers if isinstance(a, Probe)]
+
+    with listening(*nodes) as listener:
+        (before, _) = timelines()
+        assert timelines() == [before, before]
+        cluster.promote(cluster["n2"])
+        until(lambda: timelines() == [before, before + 1], "n3 does not follow n2")
+        cluster["n2"].execute("CHECKPOINT")
+        cluster.wait_until_caught_up([cluster["n3"]])
+        cluster["n3"].execute("CHECKPOINT")
+        assert timelines() == [before + 1, before + 1]
 
 
 def test_a_node_that_is_down_says_why_and_is_found_again(
@@ -89,7 +118,40 @@ def test_a_node_that_is_down_says_why_and_is_found_again(
     assert "refused" in refused.why
     assert "\n" not in refused.why
     assert not refused.silent
+    assert not refused.refused
     assert isinstance(again, Probe)
+
+
+def test_one_that_gives_no_connection_refuses_and_is_not_down(
+    cluster: EmbeddedCluster,
+) -> None:
+    with few(cluster) as role, listening(Node("n1", role.dsn("n1"))) as listener:
+        assert isinstance(listener.ask("n1"), Probe)
+        role.limit(0)
+        role.shut_out_probe("n1")
+        refused = listener.ask("n1")
+        role.limit(1)
+        again = listener.ask("n1")
+
+    assert isinstance(refused, NoAnswer)
+    assert 'too many connections for role "few"' in refused.why
+    assert (refused.refused, refused.silent) == (True, False)
+    assert isinstance(again, Probe)
+
+
+def test_what_a_plain_user_sees_tells_one_cluster_from_another(
+    cluster: EmbeddedCluster,
+) -> None:
+    ((system,),) = cluster["n1"].execute(
+        "SELECT system_identifier FROM pg_control_system()"
+    )
+    with (
+        few(cluster) as role,
+        listening(*(Node(n, role.dsn(n)) for n in ("n1", "n2"))) as listener,
+    ):
+        answers = [listener.ask(name) for name in ("n1", "n2")]
+
+    assert [a.system for a in answers if isinstance(a, Probe)] == [system, system]
 
 
 def test_a_lost_connection_alone_is_no_failure(cluster: EmbeddedCluster) -> None:

@@ -268,6 +268,24 @@ def test_names_mean_for_the_next_what_they_meant_before(
         assert serve(session, columns, "read") == ["id"]
 
 
+@pytest.mark.parametrize("policy", [SOFT, ROLLBACK])
+@pytest.mark.parametrize("name", RENAMING)
+def test_a_request_is_not_served_what_was_prepared_before_it_renamed(
+    database: str, name: str, policy: str
+) -> None:
+    def rename(db: Database) -> Any:
+        db.execute(RENAMING[name])
+        return columns(db)
+
+    access = "read" if "path" in name else "write"
+    with closing(Session.connect(database, reset=policy)) as session:
+        assert serve(session, columns, "read") == ["id"]
+        assert session.reset()
+
+        assert serve(session, rename, access)[0] == "x"
+        assert session.reset()
+
+
 def test_names_of_a_request_that_failed_mean_nothing_either(database: str) -> None:
     with closing(Session.connect(database)) as session:
         session.begin_write()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import select
+import signal
 import threading
 import time
 from contextlib import closing
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -16,6 +18,8 @@ from falconas.database.session import ConnectFailed, Session
 from falconas.database.unserved import Behind, Refused
 from falconas.errors import Code
 from falconas.protocol import Kind, Request
+from falconas.worker.attempt import PAUSES, Attempt
+from falconas.worker.interrupt import Interrupts
 from falconas.worker.runner import Outcome, Runner
 from falconas.worker.scripts import load
 from falconas.worker.slot import NoSlot
@@ -126,6 +130,79 @@ def test_a_read_runs_where_what_was_written_shows(
     seen = stage.call("n2", "count", min_lsn=lsn)
     assert decode_value(seen.body) == 4
     assert "lsn" not in seen.extras
+
+
+def test_what_a_node_replays_soon_is_waited_for(
+    stage: Stage, cluster: EmbeddedCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    standby, session = cluster["n2"], stage.sessions["n2"]
+    standby.execute("SELECT pg_wal_replay_pause()")
+    shows, looks = session.shows, list[bool]()
+
+    def look(lsn: int) -> bool:
+        looks.append(shows(lsn))
+        if len(looks) == 3:
+            standby.execute("SELECT pg_wal_replay_resume()")
+            cluster["n1"].execute("SELECT pg_switch_wal()")
+            cluster.wait_until_caught_up([standby])
+        return looks[-1]
+
+    monkeypatch.setattr(session, "shows", look)
+    try:
+        lsn = stage.call("n1", "add", number=4).extras["lsn"]
+        outcome = stage.call("n2", "count", min_lsn=lsn)
+    finally:
+        standby.execute("SELECT pg_wal_replay_resume()")
+    assert looks == [False, False, False, True]
+    assert decode_value(outcome.body) == 4
+
+
+@pytest.mark.parametrize(("budget", "looks"), [(60, len(PAUSES) + 1), (1e-3, 1)])
+def test_nobody_waits_for_a_node_beyond_half_of_the_budget(
+    monkeypatch: pytest.MonkeyPatch, budget: float, looks: int
+) -> None:
+    asked, slept = [], list[float]()
+
+    class Stuck:
+        sound = True
+
+        def shows(self, lsn: int) -> bool:
+            asked.append(lsn)
+            return False
+
+    deadline = time.monotonic() + budget
+    monkeypatch.setattr(time, "sleep", slept.append)
+    attempt: Any = SimpleNamespace(
+        context=SimpleNamespace(deadline=deadline), session=Stuck(), min_lsn=7
+    )
+    assert not Attempt._shown(attempt)
+    assert asked == [7] * looks
+    assert slept == [*PAUSES][: looks - 1]
+
+
+def test_who_waits_for_a_node_can_be_cancelled(
+    stage: Stage, cluster: EmbeddedCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancelled: list[bool] = []
+    interrupts = Interrupts(lambda: bool(cancelled))
+
+    def cancel(_: float) -> None:
+        cancelled.append(True)
+        signal.raise_signal(signal.SIGALRM)
+
+    monkeypatch.setattr(time, "sleep", cancel)
+    interrupts.install()
+    try:
+        session = stage.sessions["n2"]
+        runner = Runner(stage.library, session, NoSlot(), interrupts=interrupts)
+        extras = {"min_lsn": {"main": 1 << 60}}
+        request = Request(b"d" * 16, "count", None, extras)
+        outcome = runner.run(request, encode_params({}), time.monotonic() + 60)
+        assert runner.reset()
+    finally:
+        interrupts.uninstall()
+    assert outcome.code is Code.CANCELLED
+    assert cancelled == [True]
 
 
 def test_a_position_that_is_none_is_refused(stage: Stage) -> None:

@@ -171,6 +171,12 @@ OTHERS = {
             signal.setitimer(signal.ITIMER_REAL, 1e-3)
             time.sleep(3600)
     """,
+    "streams": """
+        import time
+        def run(ctx):
+            for _ in ctx.db.stream("SELECT generate_series(1, 1000000)"):
+                time.sleep(3600)
+    """,
     "packing": """
         class Slow(dict):
             def items(self): told(); return super().items()
@@ -446,3 +452,12 @@ def test_an_import_is_not_left_half_done() -> None:
 
 def test_not_installed_it_only_runs() -> None:
     assert Interrupts().run(lambda: 3, 0.0, nothing) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "waits"), [("pg_sleep", True), ("sleep", False), ("streams", False)]
+)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_whose_time_it_was_is_said(stage: Stage, name: str, waits: bool) -> None:
+    message = error(stage.call(name, budget=0.3))["message"]
+    assert (": node main had not answered for 0." in message) is waits

@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from falconas.config import Settings
+from falconas.database.nodes import Probe, Role
 from falconas.protocol import Heartbeat, Lost, Ready, Register, Reply
+from falconas.worker.control import Dealer
+from falconas.worker.outlook import Outlook
+from tests.cluster import few
 from tests.integration.worker.host import PATIENCE, Host
 
 if TYPE_CHECKING:
@@ -43,6 +48,44 @@ probing.PATIENCE = 3.0
 """
 
 
+# In the place of the probe, ones that say what cannot be, one after the other; and then
+# a good one.
+BABBLE = """
+from falconas.worker import children, outlook
+failures = [OSError(24, "Too many open files")]
+class Babbler(children.ProbeChild):
+    def __init__(self, boot):
+        if failures:
+            raise failures.pop()
+        children.Child.__init__(self, "babbler", children.probing.Message, boot)
+outlook.ProbeChild = Babbler
+"""
+BABBLER = """
+import os, signal, socket, sys
+from pathlib import Path
+from falconas.database.topology import Node
+from falconas.worker.channel import Channel
+from falconas.worker.probe import main
+from falconas.worker.probing import Message, Nodes
+turn = Path(__file__).with_name("turn")
+number = int(turn.read_text())
+turn.write_text(str(number + 1))
+fd = int(sys.argv[1])
+end = socket.socket(fileno=os.dup(fd))
+if number == 0:
+    end.send(b"nonsense")
+elif number == 1:
+    end.send(b"x" * 100_000)
+elif number == 2:
+    Channel(end, Message).send(Nodes([Node("n1"), Node("n1")]))
+elif number == 3:
+    Channel(end, Message).send(Nodes([Node("x" * 200 + str(n)) for n in range(600)]))
+else:
+    sys.exit(main(fd))
+signal.pause()
+"""
+
+
 class Farm:
     """Supervisors on a cluster, and what their broker has heard of the nodes."""
 
@@ -54,13 +97,20 @@ class Farm:
 
     def start(self, count: int = 2, **options: Any) -> Host:
         database = options.pop("database", "postgres")
-        nodes = {name: self._cluster[name].dsn(database) for name in ("n1", "n2", "n3")}
+        dsn = options.pop("dsn", lambda name: self._cluster[name].dsn(database))
+        nodes = {name: dsn(name) for name in options.pop("names", ("n1", "n2", "n3"))}
         scripts = self._folder / "scripts"
         scripts.mkdir()
         for name, text in options.pop("scripts", {"read": READ}).items():
             (scripts / f"{name}.py").write_text(text)
         host = Host(
-            self._folder, self.broker, "", count, nodes=nodes, before=HASTE, **options
+            self._folder,
+            self.broker,
+            "",
+            count,
+            nodes=nodes,
+            before=HASTE + options.pop("before", ""),
+            **options,
         )
         self.hosts.append(host)
         return host
@@ -101,11 +151,16 @@ def spread(ready: list[tuple[bytes, Ready]]) -> Counter[str]:
     return Counter(found.node for _, found in ready)
 
 
-def log_of(host: Host) -> list[str]:
-    """Stop a supervisor and return what it said."""
+def lines_of(host: Host) -> list[dict[str, Any]]:
+    """Stop a supervisor and return the lines of its log."""
     host.signal(signal.SIGTERM)
     assert host.wait() == 0, host.errors.decode()
-    return [json.loads(line)["event"] for line in host.errors.splitlines()]
+    return [json.loads(line) for line in host.errors.splitlines()]
+
+
+def log_of(host: Host) -> list[str]:
+    """Stop a supervisor and return what it said."""
+    return [line["event"] for line in lines_of(host)]
 
 
 def test_a_standby_that_dies_gives_its_workers_away_and_gets_them_back(
@@ -131,14 +186,47 @@ def test_a_standby_that_dies_gives_its_workers_away_and_gets_them_back(
     back = farm.ready(2)
     assert spread(back) == {"n3": 2}
     assert farm.call(back[0][0], "read") == "n3"
-    told = log_of(host)
+    lines = lines_of(host)
+    told = [line["event"] for line in lines]
     for line in (
         "node n1 is up (primary)",
         "node n3 is up (standby)",
         "worker is replaced: n3 is back",
     ):
         assert line in told, told
-    assert any(line.startswith("node n3 is down: ") for line in told), told
+    (down,) = [n for n, line in enumerate(told) if line.startswith("node n3 is down: ")]
+    left = [n for n, line in enumerate(told) if line.startswith("worker leaves: ")]
+    assert len(left) == 2
+    assert down < min(left), told  # the cause comes first
+    for found in (lines[n] for n in left):
+        assert found["event"].startswith("worker leaves: n3 is down: "), found
+        assert found["event"].endswith("; its successor goes to n1 or n2"), found
+        assert (found["node"], found["group"]) == ("n3", "default"), found
+    ends = [line for line in lines if "it was in state" in line["event"]]
+    assert {line["node"] for line in ends} <= {"n1", "n2", "n3"}
+    assert {line["group"] for line in ends} == {"default"}
+
+
+def test_a_probe_that_gets_no_connection_takes_nothing_away(
+    farm: Farm, cluster: EmbeddedCluster
+) -> None:
+    with few(cluster) as role:
+        host = farm.start(2, names=("n1",), dsn=role.dsn)
+        ready = farm.ready(2)
+        farm.seen(n1=("primary", True))
+        role.limit(2)
+        role.shut_out_probe("n1")
+        row = farm.seen(n1=("primary", True))["n1"]
+        while not row[7].startswith("takes no new connections: "):
+            row = farm.seen(n1=("primary", True))["n1"]
+        assert {farm.call(peer, "read") for peer, _ in ready} == {"n1"}
+        role.limit(3)
+        while row[7]:
+            row = farm.seen(n1=("primary", True))["n1"]
+        assert not [m for _, m, _ in farm.broker.inbox if isinstance(m, (Lost, Ready))]
+        told = log_of(host)
+    assert [line for line in told if line.startswith("node n1 takes no new")], told
+    assert not [line for line in told if "is down" in line], told
 
 
 def test_writers_follow_the_primary(
@@ -171,7 +259,7 @@ def test_the_workers_of_a_node_that_stands_still_are_killed_and_moved(
         _, lost, _ = farm.broker.take(Lost)
         (stuck,) = [ready.worker for _, ready in before if ready.node == "n3"]
         assert lost.worker == stuck
-        assert lost.reason == "was killed: its node does not answer"
+        assert lost.reason == "was killed: its node n3 does not answer"
         assert lost.extras == {}  # nobody is to blame
         assert farm.ready(1)[0][1].node != "n3"
     finally:
@@ -237,6 +325,43 @@ def test_a_probe_that_dies_or_stands_still_is_replaced(
     told = log_of(host)
     assert "the probe is replaced: was killed by signal 9 (Killed)" in told, told
     assert "the probe is replaced: it was silent for 3 s" in told, told
+
+
+def test_whatever_a_probe_says_the_supervisor_goes_on(
+    farm: Farm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "babbler.py").write_text(BABBLER)
+    (tmp_path / "turn").write_text("0")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    host = farm.start(1, before=BABBLE)
+    farm.seen(n1=("primary", True), n2=("standby", True), n3=("standby", True))
+    assert len(farm.ready(1)) == 1
+    told = [line for line in log_of(host) if "the probe" in line]
+    replaced, wrong = "the probe is replaced:", "it named nodes that cannot be"
+    assert told == [
+        "the probe does not start: [Errno 24] Too many open files",
+        f"{replaced} it said what is no message: Expected `object`, got `int`",
+        f"{replaced} it said more than can be heard at a time",
+        f"{replaced} {wrong}: two nodes are named n1",
+        f"{replaced} {wrong}: there are 600 nodes; 256 are the most",
+    ]
+
+
+def test_how_a_workers_node_was_is_told(broker: Any) -> None:
+    outlook = Outlook(Settings(), Dealer(broker.control_endpoint, 1000))
+    try:
+        nodes = outlook.nodes
+        assert outlook.on("main") == "it was on node main"
+        nodes.probed("main", Probe(Role.PRIMARY, lsn=1, timeline=1), 1.0)
+        assert outlook.on("main") == "it was on node main"
+        nodes.lost("main", "a worker is not ready any more", 2.0)
+        why = "a worker is not ready any more"
+        assert outlook.on("main") == f"its node main is in doubt: {why}"
+        nodes.failed("main", "no connection within 2 s", 3.0)
+        assert outlook.on("main") == "its node main is down: no connection within 2 s"
+        assert outlook.on("other") == "its node other is gone"
+    finally:
+        outlook._dealer.close()
 
 
 def test_the_probe_ends_with_its_supervisor(

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
+from falconas.database.discovery import MOST
 from falconas.database.topology import Role
 from falconas.settings import Database, Node, Settings
 from falconas.worker.children import ProbeChild
 from falconas.worker.probing import Answered, Ask, Message, Nodes, ProbeBoot
+from tests.integration.database.patroni import member, standing_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -121,6 +123,27 @@ def test_it_ends_when_its_supervisor_closes_the_channel(
 def test_one_that_has_found_nothing_yet_says_that_it_is_there(start: Any) -> None:
     nowhere = Node(patroni=("http://127.0.0.1:1",))
     assert start(Settings(nodes={"pg": nowhere})).announced() == []
+
+
+def test_what_is_long_arrives_whole_on_both_sides(start: Any) -> None:
+    with standing_in() as patroni:
+        patroni.members = [
+            member("m" * 120 + str(port), f"host={'h' * 250} port={port}")
+            for port in range(1, MOST + 1)
+        ]
+        long = Node(f"options='{'-' * 100_000}'")
+        cluster = Node(f"application_name={'a' * 1000}", patroni=(patroni.url,))
+        probe = start(Settings(nodes={"long": long, "pg": cluster}))
+        assert probe.announced() == ["long"]
+        assert len(probe.announced()) == 1 + MOST
+
+
+def test_two_hosts_at_one_address_are_one_node(start: Any) -> None:
+    twice = Node("host=localhost,127.0.0.1 port=1", dns=True)
+    probe = start(Settings(nodes={"n1": twice}))
+    found = probe.announced() or probe.announced()
+    assert "n1/127.0.0.1:1" in found
+    assert len(set(found)) == len(found)
 
 
 def test_it_serves_nobody_but_its_parent(start: Any) -> None:

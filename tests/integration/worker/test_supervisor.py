@@ -197,6 +197,12 @@ def test_a_lost_database_makes_workers_unready_and_a_new_one_ready(
     peer, _, _ = broker.take(Status, ready=True)
     id_ = broker.request(peer, "echo", value="x")
     assert broker.take(Reply, id=id_)[1].code == Code.OK
+    host.signal(signal.SIGTERM)
+    assert host.wait() == 0
+    told = [json.loads(line) for line in host.errors.splitlines()]
+    lost = [line for line in told if line["event"] == "database connection lost"]
+    assert sorted(line["index"] for line in lost) == [0, 1]
+    assert {(line["node"], line["group"]) for line in lost} == {("main", "default")}
 
 
 # Deadlines and cancels
@@ -208,7 +214,9 @@ def test_a_worker_that_ignores_its_deadline_is_killed(host: Host, broker: Any) -
     _, lost, _ = broker.take(Lost)
     assert (lost.worker, lost.id, lost.state) == (ready.worker, running.id, "RUN")
     assert lost.extras == {"why": "deadline"}
-    assert lost.reason == "was killed 0.4 s after its deadline, which it ignored"
+    assert lost.reason == (
+        "was killed 0.4 s after its deadline, which it ignored; it was on node main"
+    )
     running.finish()
     assert broker.take(Ready)[1].extras["index"] == 0
 

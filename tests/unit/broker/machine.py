@@ -455,10 +455,14 @@ class BrokerMachine(RuleBasedStateMachine):
     def probed(self, of: int) -> None:
         self.probe(of)
 
-    @rule(node=NODE, of=st.sampled_from([None, 0, 1]))
-    def promote(self, node: str, of: int | None) -> None:
+    @rule(
+        node=NODE,
+        of=st.sampled_from([None, 0, 1]),
+        followed=st.sampled_from([True, True, False]),
+    )
+    def promote(self, node: str, of: int | None, *, followed: bool) -> None:
         """Let a standby become the primary; supervisors may learn it late."""
-        self.world.promote(self.world.nodes[node])
+        self.world.promote(self.world.nodes[node], followed=followed)
         if of is not None:
             self.probe(of)
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from falconas.broker.backlog import BOOST, Backlog, Queue
-from falconas.broker.records import Client, Demand, LaneKey
+from falconas.broker.backlog import BOOST, Backlog, Queue, QueueKey
+from falconas.broker.records import Client, Demand, LaneKey, Pending
 from tests.unit.broker.desk import pending
 
 A, B = LaneKey("a", "default", ""), LaneKey("b", "default", "")
@@ -149,16 +149,75 @@ def test_a_request_can_be_removed() -> None:
     assert (backlog.count, backlog.bytes, request.queue) == (1, 2, None)
 
 
-def test_everything_can_be_taken_the_oldest_first() -> None:
-    backlog = Backlog(9, 999)
-    first, second = pending(1, client=ONE, size=1), pending(2, client=ONE)
-    backlog.push(second, frozenset({A}))
-    backlog.push(first, frozenset({B}))
+def test_of_what_was_handed_out_before_the_oldest_is_first() -> None:
+    queue = Queue(frozenset({A}))
+    for number in (3, 4, 5):
+        queue.push(pending(number, client=ONE))
+    queue.push(pending(2, client=OTHER), front=True)
+    queue.push(pending(1, client=ONE), front=True)
 
-    assert backlog.take_all() == [first, second]
-    assert (backlog.count, backlog.bytes) == (0, 0)
-    assert not backlog.queues
-    assert first.queue is None
+    assert order(queue) == [1, 2, 3, 4, 5]
+
+
+LANES = frozenset({A}), frozenset({B})
+
+
+def test_what_has_another_way_goes_there_in_its_order() -> None:
+    backlog = Backlog(9, 999)
+    for number in (3, 1, 2, 4):
+        script = "write" if number == 4 else "read"
+        request = pending(number, client=ONE, script=script, size=number)
+        backlog.push(request, LANES[0])
+    asked: list[str] = []
+
+    def key_of(request: Pending) -> QueueKey:
+        asked.append(request.script)
+        return LANES[request.script == "read"]
+
+    strays = backlog.strays(key_of)
+    assert sorted(asked) == ["read", "write"]  # nobody looks at each request
+    backlog.move(strays, key_of)
+
+    assert {key: len(queue) for key, queue in backlog.queues.items()} == {
+        LANES[0]: 1,
+        LANES[1]: 3,
+    }
+    assert (backlog.count, backlog.bytes) == (4, 10)
+    popped = [backlog.pop(B) for _ in range(3)]
+    assert [request.number for request in popped if request] == [1, 2, 3]
+    assert backlog.strays(key_of) == []
+
+
+def test_what_demands_something_is_looked_at_by_itself_and_stays_ahead() -> None:
+    backlog = Backlog(9, 999)
+    demanding = [pending(n, client=OTHER, demand=Demand.REPLAYED) for n in (3, 4)]
+    for request in (pending(2, client=ONE), *demanding):
+        backlog.push(request, LANES[0])
+
+    def key_of(request: Pending) -> QueueKey:
+        return LANES[request.number != 4]
+
+    assert backlog.astray(key_of) == [demanding[0]]
+    backlog.move(backlog.strays(key_of), key_of)
+
+    assert [request.number for request in backlog.queues[LANES[0]]] == [4]
+    first, second = backlog.pop(B), backlog.pop(B)
+    assert first is demanding[0]
+    assert second
+    assert second.number == 2
+
+
+def test_positions_make_another_kind_of_request() -> None:
+    backlog = Backlog(9, 999)
+    lsns = [None, {"main": 0}, {"main": 7}, {"main": 8}]
+    for number, lsn in enumerate(lsns):
+        extras = {"min_lsn": lsn}
+        request = pending(number, client=ONE, extras=extras, demand=Demand.COMPARABLE)
+        backlog.push(request, LANES[0])
+
+    strays = backlog.strays(lambda request: LANES[request.number > 1])
+
+    assert [request.number for request in strays] == [2, 3]
 
 
 def test_requests_that_news_of_nodes_may_release_are_at_hand() -> None:
@@ -177,5 +236,7 @@ def test_requests_that_news_of_nodes_may_release_are_at_hand() -> None:
     assert second
     assert (first.number, second.number) == (1, 2)
     assert [*backlog.demanding] == [4]
-    assert [request.number for request in backlog.take_all()] == [4]
+    last = backlog.pop(A)
+    assert last
+    assert last.number == 4
     assert backlog.demanding == {}

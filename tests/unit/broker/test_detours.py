@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from falconas.broker.flow import CATCH_UP
+from falconas.broker.hosts import SILENCE
 from falconas.broker.nodes import DOUBT
 from falconas.broker.records import Peer, Send, Socket
 from falconas.codec import decode_value, encode_value
@@ -94,7 +96,8 @@ def test_who_waits_follows_the_promotion(desk: Desk) -> None:
     desk.ask("write")
     assert handed(desk.take()) == []
 
-    assert handed(desk.report(node("n1", timeline=1), node("n2", "primary"))) == [b"w2"]
+    promoted = node("n1", timeline=1), node("n2", "primary", timeline=1)
+    assert handed(desk.report(*promoted)) == [b"w2"]
 
 
 def test_a_bound_script_runs_in_its_group_only(desk: Desk) -> None:
@@ -132,12 +135,25 @@ def test_nothing_is_filed_anew_while_routes_stay(
 ) -> None:
     filed: list[float] = []
     monkeypatch.setattr(desk.flow, "refile", filed.append)
-    monkeypatch.setattr(desk.flow, "file", lambda *_, **__: filed.append(0.0))
+    monkeypatch.setattr(desk.flow, "move", lambda *_: filed.append(0.0))
 
     for lsn in range(60, 70):
         desk.report(node("n1", "primary", lsn=lsn), node("n2", lsn=lsn, lag=1.0))
 
     assert filed == []
+
+
+def test_what_goes_on_waiting_where_it_does_is_left_alone(desk: Desk) -> None:
+    desk.ask("write")
+    desk.ask("write")
+    desk.take()
+    (waiting,) = desk.flow.backlog
+    queue, due = waiting.queue, waiting.due
+
+    desk.report(N1, node("n2", lag=2.5))  # only what must be fresh has another way
+
+    assert waiting.queue is queue
+    assert waiting.due == due
 
 
 def test_a_report_without_news_is_no_reason_to_look(
@@ -186,8 +202,8 @@ def test_a_node_without_a_worker_is_named_as_such(desk: Desk) -> None:
     desk.tick(desk.core.settings.worker_wait)
 
     assert desk.verdict()[2]["message"].endswith(
-        "(n1: no worker is ready there; n2: no worker is ready there;"
-        " n3: no worker is ready there)"
+        "(n1: it has no worker of group reports; n2: it has no worker of group reports;"
+        " n3: it has no worker of group reports)"
     )
 
 
@@ -210,6 +226,30 @@ def test_a_request_that_a_node_is_behind_goes_where_it_is_known_to_be(
     assert again.message.extras["attempt"] == 1
     desk.ask("read")
     assert handed(desk.take()) == [b"w3"]  # others are served there as before
+
+
+def test_a_standby_that_does_not_follow_the_primary_is_not_even_asked(
+    desk: Desk,
+) -> None:
+    """It may well have replayed that far, but in another history."""
+    promoted = node("n1", "primary", lsn=50, timeline=2)
+    desk.report(promoted, node("n2", lsn=99, timeline=1))
+    desk.ask("read", min_lsn=MIN)
+    desk.ask("fresh")
+    desk.ask("read")
+    assert handed(desk.take()) == [b"w1", b"w2"]  # the plain read goes past "fresh"
+
+    assert handed(desk.report(promoted, node("n2", lsn=99, timeline=2))) == []
+    assert desk.flow.backlog.count == 1
+
+
+def test_who_waits_goes_to_a_standby_that_follows_at_last(desk: Desk) -> None:
+    gone = node("n1", "primary", up=False, timeline=2)
+    desk.report(gone, node("n2", lsn=99, timeline=1))
+    desk.ask("read", min_lsn=MIN)
+    assert handed(desk.take()) == []
+
+    assert handed(desk.report(gone, node("n2", lsn=99, timeline=2))) == [b"w2"]
 
 
 def test_it_waits_for_the_first_that_has_replayed(desk: Desk) -> None:
@@ -246,22 +286,119 @@ def test_only_who_asked_for_a_position_can_be_early(desk: Desk) -> None:
 def test_the_wait_for_a_node_is_bounded_however_often_it_comes_back(
     desk: Desk,
 ) -> None:
-    wait = desk.core.settings.worker_wait
     desk.report(DOWN, node("n2", lsn=45))
     desk.ask("read", budget=100.0, min_lsn=MIN)
     sent = desk.handed()
     for _ in range(8):
         desk.give_back(sent, behind=True)
-        desk.tick(wait / 9)
+        desk.tick(CATCH_UP / 9)
         (sent,) = desk.report(DOWN, node("n2", lsn=45))
     desk.give_back(sent, behind=True)
 
-    desk.tick(wait / 9 + 0.02)
+    desk.tick(CATCH_UP / 9 + 0.02)
 
     _, code, error = desk.verdict()
     assert code is Code.UNAVAILABLE
     assert "n2: it has not replayed that far" in error["message"]
     assert error["started"] == "no"
+
+
+@pytest.mark.parametrize("lost", ["worker", "node"])
+def test_nobody_waits_for_a_node_to_catch_up_that_does_not_serve(
+    desk: Desk, lost: str
+) -> None:
+    wait = desk.core.settings.worker_wait
+    assert wait < CATCH_UP
+    desk.report(DOWN, N2)
+    desk.ask("read", budget=100.0, min_lsn=MIN)
+    desk.give_back(desk.handed(), behind=True)
+    desk.report(DOWN, N2)
+    desk.tick(wait + 0.02)
+    assert desk.take() == []
+
+    if lost == "worker":
+        desk.worker("w2", node="n2", ready=False)
+        desk.tick(0.02)
+    else:
+        desk.report(DOWN, node("n2", up=False))
+        desk.now += 0.02
+        desk.core.tick(desk.now)
+
+    (send,) = [s for s in desk.take() if isinstance(s.message, Reply)]
+    assert send.message.code == Code.UNAVAILABLE  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("wait", [1.0, 7.0])
+def test_a_node_that_serves_has_time_to_catch_up(wait: float) -> None:
+    desk = Desk(worker_wait=wait)
+    desk.register(scripts=SCRIPTS)
+    desk.report(DOWN, N2)
+    desk.worker("w2", node="n2")
+    desk.ask("read", budget=100.0, min_lsn=MIN)
+    desk.give_back(desk.handed(), behind=True)
+
+    for _ in range(round(2 * max(wait, CATCH_UP)) - 1):
+        desk.tick(0.5)
+        assert desk.report(DOWN, N2) == []
+    assert handed(desk.report(DOWN, node("n2", lsn=45))) == [b"w2"]
+
+
+def test_who_waits_for_a_node_is_served_in_the_order_of_age(desk: Desk) -> None:
+    desk.report(DOWN, N2)
+    desk.worker("w3", node="n2")
+    desk.worker("w4", node="n2")
+    ids = [desk.ask("read", "c1", min_lsn=MIN), desk.ask("read", "c2", min_lsn=MIN)]
+    ids.append(desk.ask("read", "c1", min_lsn=MIN))
+    for sent in reversed(desk.take()):
+        desk.give_back(sent, behind=True)
+    for name in ("w3", "w4"):
+        desk.worker(name, node="n2", ready=False)
+
+    sends = desk.report(DOWN, node("n2", lsn=45))
+    origins = []
+    while handed(sends):
+        origins.append(sends[-1].message.extras["origin"])
+        desk.reply(sends[-1])
+        sends = desk.take()
+
+    assert origins == ids
+
+
+# Reads that must be fresh
+
+
+def test_where_no_lag_is_known_nothing_runs_that_must_be_fresh() -> None:
+    desk = Desk()
+    desk.register(scripts=SCRIPTS)
+    desk.worker("w2", node="n2")
+    desk.ask("read")
+    desk.reply(desk.handed())
+    desk.take()
+    desk.ask("fresh")
+    assert handed(desk.take()) == []
+
+    assert handed(desk.report(node("n2", lag=2.5))) == []
+    assert handed(desk.report(node("n2", lag=1.5))) == [b"w2"]
+
+
+def test_the_verdict_says_that_no_lag_is_known() -> None:
+    desk = Desk()
+    desk.register(scripts=SCRIPTS)
+    desk.worker("w2", node="n2")
+    desk.ask("fresh")
+    desk.tick(desk.core.settings.worker_wait)
+
+    message = desk.verdict()[2]["message"]
+    assert message.endswith("fresh (n2: its lag is not known)")
+
+
+def test_a_silent_supervisors_lag_is_not_believed_for_ever(desk: Desk) -> None:
+    desk.report(node("n1", "primary", up=False), N2)
+    desk.tick(SILENCE + 1.1)
+    desk.worker("w2", node="n2")  # it lives, and was asked to come back
+    desk.ask("fresh")
+
+    assert handed(desk.take()) == []
 
 
 # Writes refused

@@ -23,6 +23,7 @@ from tests.unit.broker.views import View, Views
 
 WRITE, READ = ScriptInfo("write"), ScriptInfo("read", access="read")
 FRESH = ScriptInfo("fresh", access="read", max_lag=2.0)
+ASTRAY = Facts("main", "standby", lsn=99, reason="it follows n1", astray=True)
 ONE, OTHER = b"S" * 16, b"T" * 16
 
 
@@ -38,7 +39,7 @@ def known(*entries: list[Any]) -> Nodes:
 @pytest.mark.parametrize(
     ("facts", "write", "read", "fresh"),
     [
-        (None, "", "", ""),
+        (None, "", "", "its lag is not known"),
         (Facts("main", "primary"), "", "", ""),
         (Facts("main", "standby", lag=2.0), "a standby", "", ""),
         (
@@ -48,6 +49,7 @@ def known(*entries: list[Any]) -> Nodes:
             "2.5 s behind, 2 s are allowed",
         ),
         (Facts("main", "standby"), "a standby", "", "its lag is not known"),
+        (ASTRAY, "a standby", "", "it follows n1"),
         (Facts("main"), "its role is not known", "", "its lag is not known"),
         (Facts("main", reason="why"), "why", "", "its lag is not known"),
         (Facts("main", "primary", up=False), "down", "down", "down"),
@@ -66,7 +68,7 @@ def test_what_speaks_against_a_node(
 
 
 @pytest.mark.parametrize(
-    ("facts", "nothing", "replayed", "primary"),
+    ("facts", "comparable", "replayed", "primary"),
     [
         (None, True, False, False),
         (Facts("main", "primary", lsn=0), True, True, True),
@@ -75,14 +77,16 @@ def test_what_speaks_against_a_node(
         (Facts("main", "standby", lsn=NOWHERE), True, False, False),
         (Facts("shard", "standby", lsn=0), True, True, False),
         (Facts("shard", "standby", lsn=NOWHERE), True, False, False),
+        (ASTRAY, False, False, False),
+        (ASTRAY._replace(database="shard"), True, True, False),
     ],
 )
 def test_what_is_demanded_has_to_be_known(
-    facts: Facts | None, nothing: bool, replayed: bool, primary: bool
+    facts: Facts | None, comparable: bool, replayed: bool, primary: bool
 ) -> None:
     met = [not shortcoming(facts, demand, {"main": 20}) for demand in Demand]
 
-    assert met == [nothing, replayed, primary]
+    assert met == [True, comparable, replayed, primary]
 
 
 def test_a_demand_without_a_position_asks_for_any_known_one() -> None:
@@ -274,6 +278,54 @@ def test_each_database_has_a_primary() -> None:
 
     assert not objection(nodes.facts["n1"], WRITE)
     assert not objection(nodes.facts["s1"], WRITE)
+
+
+# Standbys that follow nobody, or somebody else
+
+
+def test_a_standby_on_an_older_timeline_is_astray() -> None:
+    nodes = known(
+        node("n2", "primary", lsn=100, timeline=2),
+        node("n3", lsn=900, timeline=1),
+        node("n4", timeline=2),
+        node("n5", timeline=0),
+        node("s1", timeline=1, database="shard"),
+    )
+
+    facts = nodes.facts["n3"]
+    assert (facts.up, facts.lag, facts.lsn, facts.timeline) == (True, None, 900, 1)
+    assert not objection(facts, READ)
+    assert objection(facts, FRESH) == "it follows timeline 1 of 2"
+    assert shortcoming(facts, Demand.COMPARABLE, {"main": 50})
+    assert [name for name, facts in nodes.facts.items() if facts.astray] == ["n3", "n5"]
+    assert nodes.facts["n5"].reason == "it follows timeline unknown of 2"
+
+
+def test_what_its_supervisor_says_of_it_goes_before() -> None:
+    nodes = known(
+        node("n2", "primary", timeline=2), node("n3", timeline=1, reason="follows n1")
+    )
+
+    assert objection(nodes.facts["n3"], FRESH) == "follows n1"
+
+
+def test_a_standby_that_caught_up_is_astray_no_more() -> None:
+    nodes = known(node("n2", "primary", timeline=2), node("n3", lag=1.0, timeline=1))
+    before = nodes.grades([])
+
+    nodes.hear(
+        ONE, [node("n2", "primary", timeline=2), node("n3", lag=1.0, timeline=2)]
+    )
+
+    assert not nodes.facts["n3"].astray
+    assert nodes.facts["n3"].lag == 1.0
+    assert nodes.grades([]) != before
+
+
+def test_a_primary_that_a_standby_has_outrun_was_left_behind() -> None:
+    nodes = known(node("n1", "primary", timeline=1), node("n3", timeline=2))
+
+    assert "left behind on timeline 1 of 2" in objection(nodes.facts["n1"], WRITE)
 
 
 # Doubts

@@ -276,7 +276,8 @@ def test_routes_follow_what_is_known_of_nodes(pool: Pool) -> None:
     n1, n2 = LaneKey("c", "default", "n1"), LaneKey("c", "default", "n2")
     idle(pool, b"1", lane=n1)
     idle(pool, b"2", lane=n2)
-    assert pool.route("write") == pool.route("fresh") == {n1, n2}
+    assert pool.route("write") == {n1, n2}
+    assert pool.route("fresh") == frozenset()
 
     pool.nodes.hear(b"s", [node("n1", "primary"), node("n2", lag=1.5)])
     assert pool.regrade()
@@ -331,6 +332,26 @@ def test_of_nodes_count_those_of_the_databases_where_workers_are(pool: Pool) -> 
     request = pending(script="only_a")
 
     assert pool.objections(request) == "n1: a standby; n2: a standby"
+
+
+def test_why_nobody_is_ready_on_a_node_and_whose_nodes_these_are(pool: Pool) -> None:
+    reports = LaneKey("r", "reports", "n2")
+    pool.learn("r", {"sum": ScriptInfo("sum", access="read", group="reports")})
+    one, other = idle(pool, b"1", b"2", lane=reports)
+    for unready in (one, other):
+        pool.set_ready(unready, False)
+    pool.nodes.hear(b"s", [node("n1", "primary"), node("n2")])
+    pool.regrade()
+    request = pending(script="sum")
+    absent = "n1: it has no worker of group reports; "
+    assert pool.objections(request) == f"{absent}n2: no worker is ready there"
+
+    other.facts = {"reason": 'no database connection: role "nope" does not exist'}
+
+    assert pool.objections(request) == (
+        f"{absent}n2: no worker is ready there: no database connection:"
+        ' role "nope" does not exist'
+    )
 
 
 def test_nothing_speaks_against_nodes_of_which_nothing_is_known(pool: Pool) -> None:

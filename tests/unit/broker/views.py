@@ -20,6 +20,7 @@ class View(NamedTuple):
     lag: float | None
     lsn: int
     timeline: int
+    astray: bool = False  # a standby that does not follow the newest timeline
 
     def entry(self, name: str) -> list[Any]:
         lag, reason = self.lag, "" if self.up else "connection refused"
@@ -37,7 +38,7 @@ class Node:
     up: bool = True
     lag: float | None = 0.0
     lsn: int = 10
-    timeline: int = 0
+    timeline: int = 1
 
     def view(self) -> View:
         return View(self.role, self.up, self.lag, self.lsn, self.timeline)
@@ -73,18 +74,19 @@ class Views:
         for name in self.doubts:
             view = held.get(name, View("", True, None, -1, 0))
             held[name] = view._replace(role="", lag=None, lsn=-1)
-        primaries = [view for view in held.values() if view.role == "primary"]
-        timeline = max((view.timeline for view in primaries), default=0)
+        timeline = max((view.timeline for view in held.values()), default=0)
         for name, view in held.items():
-            if view in primaries and view.timeline < timeline:
+            if view.timeline < timeline and view.role == "primary":
                 held[name] = view._replace(up=False)
+            elif view.timeline < timeline:
+                held[name] = view._replace(lag=None, astray=True)
         return held
 
 
 def suits(view: View | None, entry: dict[str, Any]) -> bool:
     """Tell whether a node may be given a script."""
     if view is None:
-        return True
+        return entry["max_lag"] is None
     if not view.up or view.role == "primary":
         return view.up
     if entry["access"] == "write":
@@ -97,5 +99,6 @@ def has(view: View | None, min_lsn: int | None) -> bool:
     """Tell whether a node is known to have replayed so far; None: to be a primary."""
     if view is None:
         return False
-    primary = view.role == "primary"
-    return primary or (min_lsn is not None and view.lsn >= min_lsn)
+    if view.role == "primary":
+        return True
+    return min_lsn is not None and not view.astray and view.lsn >= min_lsn

@@ -67,7 +67,7 @@ class World:
         self.asked: dict[Id, Asked] = {}
         self.callers: list[Caller] = []
         self.hosts: list[Host] = []
-        self.nodes = {"n1": Node("n1", "primary", timeline=1), "n2": Node("n2")}
+        self.nodes = {"n1": Node("n1", "primary"), "n2": Node("n2")}
         self.views = Views()
         self._before: dict[str, View] | None = None
         self.workers: list[Process] = []
@@ -246,12 +246,13 @@ class World:
         """Let a host's probe see how the nodes are."""
         host.views = {name: node.view() for name, node in self.nodes.items()}
 
-    def promote(self, node: Node) -> None:
-        """Make a node the primary, on a timeline of its own."""
+    def promote(self, node: Node, *, followed: bool = True) -> None:
+        """Make a node the primary, on a timeline of its own, which others may miss."""
         nodes = self.nodes.values()
         node.timeline = 1 + max(other.timeline for other in nodes)
         for other in nodes:
             other.role = "primary" if other is node else "standby"
+            other.timeline = node.timeline if followed else other.timeline
         node.lag = 0.0
 
     def reload(self) -> None:
@@ -436,7 +437,11 @@ class World:
             return False
         if asked.conflicted:
             return has(views.get(node), None)
-        return not asked.behind or has(views.get(node), asked.min_lsn)
+        view = views.get(node)
+        lost = view is not None and view.astray and view.role != "primary"
+        if asked.min_lsn and lost:
+            return False
+        return not asked.behind or has(view, asked.min_lsn)
 
     def _is_stale(self, ready: Ready) -> bool:
         """Tell whether a later READY of this worker has overtaken this one."""

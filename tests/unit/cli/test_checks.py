@@ -51,8 +51,9 @@ def test_each_node_has_a_connection_string() -> None:
     assert "hidden" not in str(caught.value)
 
 
-def test_patroni_has_urls() -> None:
-    check_database(Settings(nodes={"pt": Node(patroni=("http://db1:8008",))}))
-    bad = Settings(nodes={"pt": Node(patroni=("http://db1:http",))})
-    with pytest.raises(ConfigError, match=r"^nodes\.pt\.patroni: "):
+def test_nodes_are_not_too_many() -> None:
+    many = ",".join(f"h{i}" for i in range(200))
+    check_database(Settings(nodes={"n1": Node(dsn=f"host={many}")}))
+    bad = Settings(nodes={name: Node(dsn=f"host={many}") for name in ("n1", "n2")})
+    with pytest.raises(ConfigError, match=r"^there are 400 nodes; 256 are the most$"):
         check_database(bad)

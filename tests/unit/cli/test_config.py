@@ -94,6 +94,15 @@ def test_check_and_show_know_nodes_and_groups(falconas: Any, tmp_path: Path) -> 
     assert "[groups.all]\n" in result.out
     assert 'dsn = "host=a password=***"' in result.out
 
+    assert result.err == ""  # what concerns workers only is for check
+    file.write_text(
+        "[database]\ndsn = 'dbname=d'\n[nodes.n1]\ndsn = 'host=a'\n"
+        "[nodes.n2]\ndsn = 'host=a'\n"
+    )
+    result = falconas("config", "check", "--config", str(file))
+    assert result.code == 0
+    assert "nodes n1 and n2 are the same server, a" in result.err
+
     file.write_text("[nodes.n1]\ndsn = 'hidden'\n")
     result = falconas("config", "check", "--config", str(file))
     assert result.code == 2

@@ -36,6 +36,8 @@ class FakePostgres:
 class FakeNode:
     def __init__(self, number: int) -> None:
         self.name = f"n{number}"
+        self.standby = number > 1
+        self.running = True
         self.server = self
 
     def dsn(self) -> str:
@@ -49,11 +51,16 @@ class FakeCluster(FakePostgres):
     def __init__(self, folder: Path, *, standbys: int) -> None:
         super().__init__(folder)
         self.nodes = [FakeNode(number) for number in range(1, standbys + 2)]
-        self.primary = self.nodes[0]
+
+    @classmethod
+    def running(cls, folder: Path) -> Self | None:
+        assert folder == NODES_FOLDER
+        return cls(folder, standbys=1) if (folder / "runs").exists() else None
 
 
 @pytest.fixture(autouse=True)
-def log(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def log(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
+    monkeypatch.chdir(tmp_path)
     FakePostgres.log = []
     monkeypatch.setattr("falconas.database.embedded.EmbeddedPostgres", FakePostgres)
     monkeypatch.setattr("falconas.database.cluster.EmbeddedCluster", FakeCluster)
@@ -95,7 +102,11 @@ def test_nodes_of_our_own_are_up_during_the_block(log: list[Any]) -> None:
             "n1": Node(dsn="host=n1"),
             "n2": Node(dsn="host=n2", weight=2.0, tags=("x",)),
         }
-        assert place.where == "our own nodes n1, n2 in .falconas/nodes (psql host=n1)"
+        assert place.where.splitlines() == [
+            "our own nodes in .falconas/nodes",
+            "    n1  primary  psql host=n1",
+            "    n2  standby  psql host=n2",
+        ]
         assert log == [NODES_FOLDER, "start"]
         assert place.is_up()
         log.append("die")
@@ -103,10 +114,36 @@ def test_nodes_of_our_own_are_up_during_the_block(log: list[Any]) -> None:
     assert log[-1] == "stop"
 
 
+def test_nodes_that_run_are_used_and_left_running(log: list[Any]) -> None:
+    NODES_FOLDER.mkdir(parents=True)
+    with database(Settings(), {}):
+        assert log == [FOLDER, "start"]
+    log.clear()
+    (NODES_FOLDER / "runs").touch()
+    configured = Settings(nodes={"n1": Node(weight=2.0)})
+    with database(configured, {}) as place:
+        assert place.settings.nodes == {
+            "n1": Node(dsn="host=n1", weight=2.0),
+            "n2": Node(dsn="host=n2"),
+        }
+        assert place.is_up()
+    with database(GIVEN, {}) as place:
+        assert place.settings is GIVEN
+    assert log == [NODES_FOLDER]
+    wrong = Settings(nodes={"n3": Node()})
+    with pytest.raises(ConfigError, match=r"\[nodes.n3\] "), database(wrong, {}):
+        pytest.fail("it went on")
+
+
 @pytest.mark.parametrize(
     ("settings", "nodes", "why"),
     [
-        (GIVEN, 2, "--nodes starts .* but a database is given"),
+        (GIVEN, 2, "--nodes starts .* a database is given by database.dsn: leave"),
+        (
+            Settings(nodes={"n1": Node(), "n2": Node(dsn="host=a", dns=True)}),
+            2,
+            "a database is given by nodes.n2.dsn, nodes.n2.dns: leave out",
+        ),
         (Settings(nodes={"n3": Node()}), 2, r"\[nodes.n3\] has no dsn, .* n1, n2"),
         (Settings(nodes={"a": Node(), "b": Node()}), 0, "nodes a, b have no dsn"),
     ],

@@ -12,7 +12,7 @@ import pytest
 
 from falconas.cli.database import Place
 from falconas.cli.dev import _reloading, _until_end, _until_ready, _welcome
-from falconas.config import Broker, Settings, Worker
+from falconas.config import Broker, Settings, StartError, Worker
 from falconas.errors import Unavailable
 from falconas.settings import Node
 
@@ -138,3 +138,23 @@ def test_bad_input_starts_nothing(
     (line,) = result.err.splitlines()
     assert words in line
     assert not (tmp_path / ".falconas").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "count"),
+    [(["--nodes=3"], 3), (["--nodes=1"], 2), (["--nodes=3", "-n1"], 1), ([], 0)],
+)
+def test_each_node_has_a_worker_unless_told_otherwise(
+    falconas: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    count: int,
+) -> None:
+    def started(settings: Settings, *_: Any, **__: Any) -> Any:
+        raise StartError(f"{settings.worker.count} workers")
+
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr(sys.modules["falconas.cli.dev"], "database", started)
+    (tmp_path / "workers").mkdir()
+    assert f"cannot start: {count} workers" in falconas("dev", *arguments).err

@@ -255,19 +255,23 @@ def test_nodes_and_what_is_wrong_with_one() -> None:
             node(),
             node(name="n2", role="standby", lag=0.26),
             node(name="n3", role="unknown", lag=None, up=False, reason="refused\x1b"),
-        ]
+            node(name="n4", lag=None, up=False),
+        ],
+        1,
     )
     assert [line.split() for line in text.splitlines() if "--" not in line] == [
         ["node", "database", "role", "lag", "health", *COUNTS],
         ["n1", "main", "primary", "0.0", "s", "up", "4", "4", "1", "120", "2"],
         ["n2", "main", "standby", "0.3", "s", "up", "4", "4", "1", "120", "2"],
         ["n3", "main", "unknown", "-", "down", "4", "4", "1", "120", "2"],
+        ["n4", "main", "was", "primary", "-", "down", "4", "4", "1", "120", "2"],
         ["n3:", r"refused\x1b"],
     ]
 
 
 def test_no_nodes_say_why() -> None:
-    assert nodes_text([]).startswith("no node is known: no worker")
+    assert nodes_text([], 0).startswith("no node is known: no worker and no superv")
+    assert nodes_text([], 2).startswith("no node is known: no supervisor has")
 
 
 def test_nodes_stand_in_the_status() -> None:

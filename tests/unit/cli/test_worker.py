@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from falconas.cli import main
 from falconas.config import Settings
 
 
@@ -30,6 +31,19 @@ def test_the_settings_arrive(
     assert result.code == 0, result.err
     assert got[0].worker.count == 3
     assert got[0].database.dsn == "host=h"
+
+
+def test_what_gets_no_work_is_warned_of(
+    got: list[Settings], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "workers").mkdir()
+    (tmp_path / "falconas.toml").write_text(
+        "[nodes.n1]\n[nodes.n2]\n[groups.all]\nnodes = ['n1']\n"
+    )
+    with pytest.raises(SystemExit):
+        main(["worker"])
+    assert got
+    assert "node n2 belongs to no group" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

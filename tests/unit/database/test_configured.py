@@ -52,6 +52,15 @@ def read(
     return found.nodes, found.options, found.choose
 
 
+def test_a_pool_has_no_word_about_what_workers_do(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file.chmod(0o600)
+    read(file, "reports")  # which takes all scripts, so that there is none for "all"
+
+    assert caplog.messages == []
+
+
 def test_a_group_is_a_pool(file: Path) -> None:
     nodes, options, choose = read(file, "reports")
 

@@ -14,6 +14,7 @@ from falconas.database.conninfo import (
     by_host,
     conninfo,
     merged,
+    server,
 )
 
 if TYPE_CHECKING:
@@ -82,6 +83,33 @@ def test_a_malformed_dsn_is_refused_without_quoting_it(dsn: str) -> None:
     with pytest.raises(InvalidDsn, match=r"write postgresql://") as caught:
         conninfo(dsn)
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("dsn", "word", "meant"),
+    [
+        ("hots=db1", "hots", "host"),
+        ("host=a database=shop", "database", "dbname"),
+        ("postgresql://u@h/d?sslmod=require", "sslmod", "sslmode"),
+    ],
+)
+def test_a_misspelt_keyword_is_named(dsn: str, word: str, meant: str) -> None:
+    why = f"no keyword {word}: did you mean {meant}\\?; write postgresql://"
+    with pytest.raises(InvalidDsn, match=why):
+        conninfo(dsn)
+
+
+def test_the_server_of_a_dsn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert server("host=a port=5432 dbname=d") == ("a", "d")
+    assert server("host=a hostaddr=1.1.1.1 user=u") == ("1.1.1.1", "u")
+    assert server("port=6000 dbname=d") == ("localhost:6000", "d")
+    assert server("dbname=d").place == ""
+    path = tmp_path / "service.conf"
+    path.write_text("[shop]\nhost=h\ndbname=d\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(path))
+    assert server("service=shop") == ("h", "d")
+    monkeypatch.setenv("PGHOST", "p")
+    assert server("dbname=d") == ("p", "d")
 
 
 @pytest.mark.parametrize(
@@ -155,3 +183,24 @@ def test_a_dsn_can_be_moved_to_another_address() -> None:
 def test_the_address_of_a_dsn() -> None:
     assert address("postgresql://u@a:1/d") == {"host": "a", "port": "1"}
     assert address("dbname=d") == {}
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "postgresql://u:pass@w0rd@h/d",
+        "postgresql://u:pass/w0rd@h/d",
+        "postgresql://u:pass/w0rd@h,i/d",
+        "host=h,me@w0rd",
+        "host=h port=w0rd",
+    ],
+)
+def test_a_part_of_a_password_is_not_taken_for_host_or_port(dsn: str) -> None:
+    with pytest.raises(InvalidDsn, match="write %40, %3A and %2F for") as caught:
+        conninfo(dsn)
+    assert "w0rd" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dsn", ["host=@abstract", "host=a,b port=,6000", "port=' 1 '"])
+def test_unusual_hosts_and_ports_are_well(dsn: str) -> None:
+    assert by_host(dsn)

@@ -163,3 +163,41 @@ def test_one_in_a_hurry_is_probed_soon_but_only_once_at_a_time() -> None:
     health.asked(0.2)
     health.hurry(0.3)
     assert health.probe_at == inf
+
+
+def test_one_that_refuses_a_connection_is_up_but_suspect_till_it_answers() -> None:
+    health = up()
+    health.asked(1.0)
+    health.refused("all slots are taken", 1.0, known=True)
+
+    assert (health.up, health.suspect, health.closed) == (True, True, True)
+    assert health.why == "takes no new connections: all slots are taken"
+    assert (health.probe_at, health.settled(1.0)) == (2.0, True)
+    assert not health.suspected("no connection in time", 1.5)  # that is no news
+
+    health.asked(2.0)
+    health.succeeded(2.0)
+
+    assert (health.suspect, health.closed, health.why) == (False, False, "")
+
+
+def test_one_that_was_down_returns_on_probation_though_it_refuses_connections() -> None:
+    health = up()
+    health.failed("nobody listens", 1.0, silent=True)
+    health.refused("all slots are taken", 2.0, known=True)
+
+    assert (health.up, health.silent, health.since) == (True, False, 2.0)
+    assert not health.settled(2.0)
+
+    health.failed("nobody listens", 3.0)
+
+    assert (health.up, health.closed, health.suspect) == (False, False, False)
+
+
+def test_of_one_that_never_answered_a_refusal_tells_nothing() -> None:
+    health = fresh()
+    health.failed("nobody listens", 0.0)
+    health.refused("wrong password", 1.0, known=False)
+
+    assert (health.known, health.up, health.suspect) == (False, False, False)
+    assert health.why == "takes no new connections: wrong password"

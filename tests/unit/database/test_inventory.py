@@ -12,6 +12,7 @@ from falconas import settings as configured
 from falconas.database.conninfo import InvalidDsn
 from falconas.database.inventory import (
     chosen,
+    doubtful,
     group_for,
     groups_of,
     nodes_of,
@@ -19,7 +20,7 @@ from falconas.database.inventory import (
     session_parameters,
     sources_of,
 )
-from falconas.database.topology import Node
+from falconas.database.topology import MOST, Node
 from falconas.settings import Database, Group, Settings, Worker
 
 SHOP = {"dbname": "shop"}
@@ -133,6 +134,55 @@ def test_a_wrong_dsn_is_named_but_not_shown(wrong: Settings, where: str) -> None
     assert "hidden" not in str(caught.value)
 
 
+@pytest.fixture
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("PG"):
+            monkeypatch.delenv(name)
+
+
+@pytest.mark.usefixtures("_no_variables")
+@pytest.mark.parametrize(
+    ("nodes", "why"),
+    [
+        (
+            settings("dbname=d", n1="host=a", n2=""),
+            "node n2 has no host, in nodes.n2.d",
+        ),
+        (
+            settings("dbname=d", n1="host=a", n2="host=a port=5432"),
+            "nodes n1 and n2 are the same server, a: to database main they are two",
+        ),
+        (
+            settings("dbname=d", n1="host=a,b", n2="host=b,c"),
+            "nodes n1/b and n2/b are the same server, b",
+        ),
+        (
+            settings("host=a dbname=d", n1="port=1", n2="port=2 dbname=e"),
+            "nodes n1 and n2 are of one database, main, but connect to d and e",
+        ),
+    ],
+)
+def test_what_is_hardly_meant_so(nodes: Settings, why: str) -> None:
+    (found,) = doubtful(nodes)
+    assert found.startswith(why)
+
+
+@pytest.mark.usefixtures("_no_variables")
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        settings(),
+        settings("dbname=d", n1="host=a", n2="host=b", n3="host=a port=6000"),
+        settings("host=h dbname=d", n1="port=1", n2="port=2"),
+        settings("host=a", n1="dbname=d", n2={"dsn": "dbname=e", "database": "other"}),
+        settings("dbname=d", pt={"patroni": ("http://p:8008",)}),
+    ],
+)
+def test_what_is_well_meant(nodes: Settings) -> None:
+    assert doubtful(nodes) == []
+
+
 def test_without_groups_one_is_implied() -> None:
     (name,) = groups_of(Settings(worker=Worker(count=3)))
     assert name == "default"
@@ -220,3 +270,11 @@ only_node(Settings()), groups_of(Settings())
 sys.exit("psycopg" in sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_nodes_are_not_too_many() -> None:
+    most = {f"n{i}": f"host=h{i}" for i in range(MOST)}
+    assert len(nodes_of(settings(**most))) == len(sources_of(settings(**most))) == MOST
+    for read in (nodes_of, sources_of):
+        with pytest.raises(ValueError, match="257 nodes; 256 are the most"):
+            read(settings(**most, another="host=h"))

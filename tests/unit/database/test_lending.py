@@ -133,6 +133,21 @@ def test_the_error_says_what_kept_one_waiting() -> None:
     assert (gone.started, gone.retry_safe) == (Started.NO, True)
 
 
+def test_the_error_says_why_no_connection_is_made() -> None:
+    lend = lending(max_size=1)
+    lend.heard("b", 'role "nope" does not exist')
+    lend.heard("gone", "no matter")
+
+    assert lend.too_late(READ, 1.0, 0.5).message == (
+        "no connection within 1.0 s: a: 0 of 1 in use; b: 0 of 1 in use, and no other"
+        ' is made: role "nope" does not exist'
+    )
+    nodes = lend.statistics(0.5)["nodes"]
+    assert nodes["b"]["reason"] == 'role "nope" does not exist'
+    lend.heard("b", "")
+    assert lend.reason(READ, 0.5) == "a: 0 of 1 in use; b: 0 of 1 in use"
+
+
 def test_what_is_to_be_opened_and_closed_follows_the_probes() -> None:
     lend = lending()
     lend.opened = {"a"}
@@ -145,6 +160,20 @@ def test_what_is_to_be_opened_and_closed_follows_the_probes() -> None:
     assert lend.outdated() == (["b"], ["a"])
     recover(lend.nodes, "a", 6.0, probe=PRIMARY)
     assert lend.outdated() == (["b"], [])
+
+
+def test_an_operator_hears_once_of_what_he_should_do() -> None:
+    lend = lending()
+    lend.nodes.due(5.0)
+    promoted = PRIMARY._replace(timeline=2)
+
+    (alarm,) = lend.answered("b", promoted, 5.0)
+    assert alarm.startswith("node a is a primary left behind on timeline 1 (b is on 2)")
+    assert lend.answered("a", PRIMARY, 5.1) == []
+
+    assert lend.answered("a", STANDBY._replace(timeline=2), 5.2) == []
+    (again,) = lend.answered("a", PRIMARY, 5.3)
+    assert again == alarm
 
 
 def test_statistics_are_plain_values() -> None:

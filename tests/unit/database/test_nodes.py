@@ -152,7 +152,7 @@ def test_a_suspect_node_is_used_only_if_no_other_suits() -> None:
 def test_a_standby_too_far_behind_is_passed_over() -> None:
     nodes = well(a=1, b=1)
     nodes.probed("a", Probe(Role.PRIMARY, 200, timeline=1), 5.0)
-    nodes.probed("b", Probe(Role.STANDBY, 150, age=9.0), 5.1)
+    nodes.probed("b", Probe(Role.STANDBY, 150, 1, age=9.0), 5.1)
 
     found = [nodes.choose("read", now=5.1, in_use={}, max_lag=3.0) for _ in range(4)]
     only = nodes.choose("read", now=5.1, in_use={}, max_lag=3.0, among=["b"])
@@ -166,7 +166,7 @@ def test_a_standby_too_far_behind_is_passed_over() -> None:
 
 def test_an_unknown_lag_is_too_large() -> None:
     nodes = well(a=1, b=1)
-    nodes.probed("b", Probe(Role.STANDBY, 50), 5.1)
+    nodes.probed("b", Probe(Role.STANDBY, 50, 1), 5.1)
 
     found = nodes.choose("read", now=5.1, in_use={}, max_lag=1e9, among=["b"])
 
@@ -306,9 +306,16 @@ class Nodes(RuleBasedStateMachine):
         self.asked: set[str] = set()
         self.nodes = make(**dict.fromkeys(self.names, 1.0))
         self.down = set(self.names)
+        self.unasked = set(self.names)
+        self.surveyed = False
+        self.newest = 0
 
     def name(self, index: int) -> str:
         return self.names[index % len(self.names)]
+
+    def heard(self, name: str) -> None:
+        self.unasked.discard(name)
+        self.surveyed = self.surveyed or not self.unasked
 
     @rule(seconds=st.floats(0, 20))
     def wait(self, seconds: float) -> None:
@@ -320,13 +327,20 @@ class Nodes(RuleBasedStateMachine):
         assert not self.asked & set(due)  # one probe at a time
         self.asked |= set(due)
 
-    @rule(index=st.integers(0, 3), timeline=st.integers(0, 3), lsn=st.integers(0, 9))
-    def answer(self, index: int, timeline: int, lsn: int) -> None:
+    @rule(
+        index=st.integers(0, 3),
+        primary=st.booleans(),
+        timeline=st.integers(1, 3),
+        lsn=st.integers(0, 9),
+    )
+    def answer(self, index: int, timeline: int, lsn: int, *, primary: bool) -> None:
         name = self.name(index)
         if name in self.asked:
             self.asked.discard(name)
-            role = Role.PRIMARY if timeline else Role.STANDBY
+            role = Role.PRIMARY if primary else Role.STANDBY
             self.nodes.probed(name, Probe(role, lsn, timeline), self.now)
+            self.newest = max(self.newest, timeline)
+            self.heard(name)
             self.down.discard(name)
 
     @rule(index=st.integers(0, 3))
@@ -335,6 +349,7 @@ class Nodes(RuleBasedStateMachine):
         if name in self.asked:
             self.asked.discard(name)
             self.nodes.failed(name, "gone", self.now)
+            self.heard(name)
             self.down.add(name)
 
     @rule(
@@ -362,6 +377,7 @@ class Nodes(RuleBasedStateMachine):
         self.names = names
         self.asked = (self.asked & set(names)) - fresh
         self.down = (self.down & set(names)) | fresh
+        self.unasked = (self.unasked & set(names)) | fresh
         for facts in self.nodes.facts(self.now):
             if facts.name not in fresh:  # what speaks against it may be others' affair
                 assert facts == known[facts.name]._replace(reason=facts.reason)
@@ -396,6 +412,11 @@ class Nodes(RuleBasedStateMachine):
         if access == "write":
             assert self.nodes.primary() == found
             assert state.role is Role.PRIMARY
+            assert state.timeline == self.newest
+            assert self.surveyed or not self.unasked
+        elif state.role is Role.STANDBY and (lag is not None or lsn is not None):
+            assert state.timeline == self.newest
+            assert not state.beyond
         if state.health.suspect:
             others = set(self.names) - {found.name}
             sound = [n for n in others if not self.nodes.state(n).health.suspect]
@@ -572,3 +593,109 @@ def test_facts_name_what_speaks_against_a_node() -> None:
     assert (facts["a"].role, facts["a"].reason) == (Role.PRIMARY, "")
     assert (facts["b"].up, facts["b"].reason) == (False, "connection refused")
     assert [node.name for node in nodes] == ["a", "b"]
+
+
+# Nodes that take no new connections
+
+
+def close(nodes: NodeSet, name: str, now: float) -> None:
+    nodes.due(now)
+    nodes.failed(name, "too many connections", now, refused=True)
+    nodes.check_invariants()
+
+
+def test_a_node_that_takes_no_new_connections_is_what_it_was() -> None:
+    nodes = well(a=1, b=1)
+    close(nodes, "a", 1.0)
+
+    assert chosen(nodes, "write") == "a"
+    assert {chosen(nodes) for _ in range(4)} == {"b"}  # as long as there is another
+    facts = nodes.facts(1.0)[0]
+    assert (facts.up, facts.suspect, facts.role) == (True, True, Role.PRIMARY)
+    assert facts.reason == "takes no new connections: too many connections"
+
+    fail(nodes, "a", 2.0)
+
+    assert not nodes.is_up(Node("a"))
+    close(nodes, "a", 3.0)
+    assert chosen(nodes, "write") == "a"
+
+
+def test_a_standby_is_not_measured_by_a_primary_that_is_not_seen() -> None:
+    nodes = well(a=1, b=1)
+    cut_off = Probe(Role.STANDBY, lsn=100, timeline=1, age=9.0)
+    nodes.due(1.0)
+    nodes.probed("a", PRIMARY, 1.0)
+    nodes.probed("b", cut_off, 1.0)
+    assert nodes.state("b").lag == 0.0
+
+    close(nodes, "a", 2.0)
+    nodes.probed("b", cut_off, 2.0)
+
+    assert nodes.state("b").lag == 9.0
+
+
+def test_of_the_only_node_that_never_answered_a_refusal_tells_nothing() -> None:
+    alone, two = make(a=1), make(a=1, b=1)
+    close(alone, "a", 0.0)
+    close(two, "a", 0.0)
+
+    assert not alone.state("a").health.known
+    assert refused(alone) == "a: takes no new connections: too many connections"
+    assert two.state("a").health.known
+    assert not two.is_up(Node("a"))
+
+
+# Another database cluster behind the same address
+
+
+def of(system: int, timeline: int, role: Role = Role.PRIMARY) -> Probe:
+    return Probe(role, 100, timeline, streaming=True, system=system)
+
+
+def answer(nodes: NodeSet, now: float, **probes: Probe) -> None:
+    nodes.due(now)
+    for name, probe in probes.items():
+        nodes.probed(name, probe, now)
+    nodes.check_invariants()
+
+
+def test_a_new_cluster_begins_anew_where_the_old_one_is_gone() -> None:
+    nodes = make(a=1, b=1)
+    answer(nodes, 0.0, a=of(7, 2), b=of(7, 2, Role.STANDBY))
+    fail(nodes, "b", 1.0)
+
+    answer(nodes, 2.0, a=of(8, 1))
+
+    assert chosen(nodes, "write", now=2.0) == "a"
+    answer(nodes, 3.0, b=of(7, 2, Role.STANDBY))
+    assert nodes.facts(3.0)[1].reason == "of another database cluster: 7, not 8"
+    assert not nodes.suits("b", "read")
+    answer(nodes, 4.0, b=of(8, 1, Role.STANDBY))
+    assert nodes.suits("b", "read")
+
+
+def test_the_only_node_may_have_an_older_timeline_with_other_data() -> None:
+    nodes = make(a=1)
+    answer(nodes, 0.0, a=of(7, 2))
+    answer(nodes, 1.0, a=of(7, 1))
+    assert "left behind on timeline 1 of 2" in refused(nodes)
+
+    answer(nodes, 2.0, a=of(8, 1))
+
+    assert chosen(nodes, "write") == "a"
+
+
+def test_a_stranger_serves_nothing_while_one_of_the_old_cluster_is_up() -> None:
+    nodes = make(a=1, b=1)
+    answer(nodes, 0.0, a=of(7, 2), b=of(7, 2, Role.STANDBY))
+    assert nodes.alarm("a") == ""
+
+    answer(nodes, 1.0, a=of(8, 5))
+
+    assert "a: of another database cluster: 8, not 7" in refused(nodes)
+    assert {chosen(nodes) for _ in range(4)} == {"b"}
+    assert nodes.alarm("a").startswith("node a is of another database cluster: 8")
+    assert nodes.facts(1.0)[0].timeline == 0  # it outruns nobody
+    answer(nodes, 2.0, b=of(7, 3))
+    assert chosen(nodes, "write") == "b"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from psycopg.rows import dict_row
 
 from falconas.database.options import PoolOptions
 
@@ -20,6 +21,25 @@ def test_options_become_parameters_of_the_session() -> None:
         "work_mem": "5MB",
     }
     assert PoolOptions().parameters() == {}
+
+
+def test_options_make_psycopgs_pool() -> None:
+    options = PoolOptions(
+        max_size=3, autocommit=True, row_factory=dict_row, reset="discard", role="web"
+    )
+
+    found = options.arguments("host=h", "n1", tell=print)
+
+    assert (found["max_size"], found["name"]) == (3, "falconas/n1")
+    assert "-c role=web" in found["conninfo"]
+    assert found["kwargs"] == {
+        "tell": print,
+        "autocommit": True,
+        "row_factory": dict_row,
+        "prepare_threshold": None,
+    }
+    plain = PoolOptions().arguments("host=h", "n1")
+    assert plain["kwargs"] == {"autocommit": False}
 
 
 def test_a_short_timeout_does_not_become_none() -> None:

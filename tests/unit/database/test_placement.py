@@ -257,3 +257,39 @@ def test_other_databases_are_other_nodes() -> None:
     nodes.probed("x", PRIMARY, 0.0)
 
     assert place(Group("g", 1, database="other"), [], nodes, 0.0).nodes == ["x"]
+
+
+def close(nodes: NodeSet, name: str) -> None:
+    nodes.failed(name, "too many connections", 1.0, refused=True)
+
+
+def test_a_node_that_takes_no_new_connections_keeps_who_is_there() -> None:
+    nodes = well(a=1, b=1, c=1)
+    close(nodes, "b")
+
+    found = place(Group("all", 9), [*"bbaaa", None, None, None, None], nodes, 1.0)
+
+    assert spread(found) == {"a": 4, "b": 2, "c": 3}
+    assert found.nodes[:5] == [*"bbaaa"]
+    assert place(Group("all", 9), found.nodes, nodes, 1.0).moved == []
+    assert spread(place(Group("all", 3), [], nodes, 1.0)) in (
+        {"a": 2, "c": 1},
+        {"a": 1, "c": 2},
+    )
+
+
+def test_a_primary_that_takes_no_new_connections_may_have_what_writes_need() -> None:
+    nodes = well(a=1, b=1)
+    close(nodes, "a")
+
+    found = place(Group("all", 4, writes=0.25), [], nodes, 1.0)
+
+    assert spread(found) == {"a": 1, "b": 3}
+
+
+def test_where_no_node_takes_new_connections_all_are_tried() -> None:
+    nodes = well(a=1, b=1)
+    close(nodes, "a")
+    close(nodes, "b")
+
+    assert spread(place(Group("all", 4), [], nodes, 1.0)) == {"a": 2, "b": 2}

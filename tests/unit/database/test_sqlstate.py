@@ -25,11 +25,17 @@ CODES = {
     "55P03": (Code.UNKNOWN, False),
     "0A000": (Code.UNKNOWN, False),
 }
-ENDING = {"57P01", "57P02", "57P03", "08006", "26000", "25P03", "25P04", "25006"}
+FATAL = {"57P01", "57P02", "57P03", "08006", "25P03", "25P04"}
+ENDING = FATAL | {"26000", "25006"}
 
 
-def error(state: str, text: str = "went wrong") -> psycopg.Error:
-    return errors.lookup(state)(text)
+def error(
+    state: str, text: str = "went wrong", severity: str | None = None
+) -> psycopg.Error:
+    """Return an error as the server gives it."""
+    severity = severity or ("FATAL" if state in FATAL else "ERROR")
+    field = pq.DiagnosticField.SEVERITY_NONLOCALIZED
+    return errors.lookup(state)(text, info={field: severity.encode()})
 
 
 @pytest.mark.parametrize("state", CODES)
@@ -44,6 +50,14 @@ def test_the_sqlstate_decides(state: str) -> None:
 @pytest.mark.parametrize("state", [*CODES, "25006"])
 def test_which_errors_end_the_connection(state: str) -> None:
     assert ends_connection(error(state)) == (state in ENDING)
+
+
+@pytest.mark.parametrize("state", ["08001", "08006", "57P01"])
+def test_a_code_that_a_function_raises_ends_no_connection(state: str) -> None:
+    raised = error(state, 'could not connect to server "crm"', "ERROR")
+    assert not ends_connection(raised)
+    verdict = classify(raised)
+    assert (verdict.code, verdict.retry_safe) == (Code.UNKNOWN, False)
 
 
 def test_read_only_is_the_nodes_fault_for_a_write_and_the_scripts_for_a_read() -> None:

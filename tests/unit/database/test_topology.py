@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from falconas.database.health import Health
 from falconas.database.topology import (
     FRESH,
-    Database,
+    SURE,
     Node,
     Probe,
     Role,
@@ -19,12 +19,6 @@ from falconas.database.topology import (
 )
 
 STANDBY = Role.STANDBY
-
-
-def grown(*positions: tuple[float, int]) -> Database:
-    database = Database()
-    database.positions.extend(positions)
-    return database
 
 
 @given(st.integers(0, 2**64 - 1))
@@ -54,53 +48,6 @@ def test_a_node_has_a_name_and_hides_its_dsn() -> None:
     assert "secret" not in repr(Node("a", "password=secret"))
 
 
-def test_a_standby_at_the_primarys_position_is_up_to_date() -> None:
-    database = grown((0.0, 10), (1.0, 20))
-
-    assert database.lag(Probe(STANDBY, 20, age=500.0), 1.5) == 0
-
-
-def test_the_lag_counts_from_when_the_primary_was_surely_not_beyond() -> None:
-    database = grown((0.0, 10), (1.0, 20), (2.0, 30))
-
-    assert database.lag(Probe(STANDBY, 25), 2.5) == 1.5
-    assert database.lag(Probe(STANDBY, 10), 2.5) == 2.5
-
-
-def test_a_standby_cut_off_from_its_primary_does_not_pass_for_up_to_date() -> None:
-    database = grown((0.0, 10), (1.0, 20))
-
-    assert database.lag(Probe(STANDBY, 5, streaming=True), 1.5) == inf
-    assert database.lag(Probe(STANDBY, 5, age=7.0, streaming=True), 1.5) == 7.0
-
-
-def test_the_age_of_the_last_transaction_bounds_the_lag() -> None:
-    database = grown((0.0, 10), (5.0, 20))
-
-    assert database.lag(Probe(STANDBY, 19, age=0.1), 5.0) == 0.1
-    assert database.lag(Probe(STANDBY, 19, age=-3.0), 5.0) == 0.0  # clocks differ
-
-
-def test_without_a_primary_one_that_streams_is_believed() -> None:
-    assert Database().lag(Probe(STANDBY, 5, streaming=True), 1.0) == 0
-    assert Database().lag(Probe(STANDBY, 5), 1.0) == inf
-
-
-def test_a_primary_is_never_behind() -> None:
-    assert grown((0.0, 10)).lag(Probe(Role.PRIMARY, 5), 9.0) == 0
-
-
-def test_a_newer_timeline_begins_a_new_history() -> None:
-    database = grown((0.0, 10))
-    database.advanced(2)
-    assert (database.timeline, list(database.positions)) == (2, [])
-
-    database.positions.append((1.0, 20))
-    database.advanced(1)
-
-    assert (database.timeline, len(database.positions)) == (2, 1)
-
-
 def test_old_facts_count_with_their_age() -> None:
     state = State(Node("a"), Health(1.0, float))
     state.probed(Probe(STANDBY), 10.0)
@@ -112,14 +59,78 @@ def test_old_facts_count_with_their_age() -> None:
     assert state.lag_at(20.0) == 0.0
 
 
-def test_facts_tell_what_is_known() -> None:
-    state = State(Node("a", weight=2.0), Health(1.0, float))
-    assert state.facts(0.0, "no").lag is None
-    state.probed(Probe(STANDBY, 7, latency=0.1), 10.0)
-    state.lag = 0.5
+# What a standby follows
 
-    facts = state.facts(10.0, "why")
 
-    assert (facts.name, facts.role, facts.up, facts.lsn) == ("a", STANDBY, True, 7)
-    assert (facts.lag, facts.share, facts.reason) == (0.5, 1.0, "why")
-    assert state.weight_at(10.0) == 2.0
+def standby(*probes: Probe) -> State:
+    """Return what is known after these answers, one each second."""
+    state = State(Node("a"), Health(1.0, float))
+    for now, probe in enumerate(probes):
+        state.probed(probe, float(now))
+    return state
+
+
+def test_what_a_standby_once_followed_it_still_follows() -> None:
+    state = standby(Probe(STANDBY, 7, timeline=2), Probe(STANDBY, 7, timeline=1))
+
+    assert state.timeline == 2
+
+
+@pytest.mark.parametrize(
+    "probe", [Probe(STANDBY, 6, timeline=1), Probe(Role.PRIMARY, 9, timeline=1)]
+)
+def test_one_with_other_data_may_follow_another(probe: Probe) -> None:
+    assert standby(Probe(STANDBY, 7, timeline=2), probe).timeline == 1
+
+
+def test_one_that_was_down_may_have_been_made_anew() -> None:
+    state = standby(Probe(STANDBY, 7, timeline=2))
+    state.beyond = SURE
+    state.health.failed("gone", 1.0)
+
+    state.probed(Probe(STANDBY, 9, timeline=1), 2.0)
+
+    assert (state.timeline, state.beyond) == (1, 0)
+
+
+# Standbys beyond their primary
+
+
+def test_a_standby_beyond_the_primary_at_a_later_time_has_another_history() -> None:
+    state = standby(Probe(STANDBY, 50, timeline=1))
+    for _ in range(SURE):
+        state.compared(49, asked_at=0.5)
+    assert state.beyond == SURE
+
+    state.compared(60, asked_at=0.6)
+
+    assert state.beyond == SURE  # for good
+
+
+def test_one_proof_may_be_an_accident() -> None:
+    state = standby(Probe(STANDBY, 50, timeline=1))
+    state.compared(49, asked_at=0.5)
+    assert state.beyond == 1
+
+    state.compared(50, asked_at=0.6)
+
+    assert state.beyond == 0
+
+
+def test_what_a_standby_replayed_since_the_primary_was_asked_proves_nothing() -> None:
+    state = standby(Probe(STANDBY, 50, timeline=1), Probe(STANDBY, 90, timeline=1))
+
+    state.compared(50, asked_at=0.9)
+    assert state.beyond == 0
+
+    state.compared(49, asked_at=0.9)  # it was beyond that before
+    assert state.beyond == 1
+
+
+def test_who_is_no_standby_is_not_compared() -> None:
+    state = State(Node("a"), Health(1.0, float))
+    state.compared(0, asked_at=1.0)
+    state.probed(Probe(Role.PRIMARY, 50, timeline=1), 0.0)
+    state.compared(49, asked_at=1.0)
+
+    assert state.beyond == 0

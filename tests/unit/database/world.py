@@ -5,7 +5,7 @@ from __future__ import annotations
 from falconas.database.nodes import Node, NodeSet, Probe, Role
 
 PRIMARY = Probe(Role.PRIMARY, lsn=100, timeline=1)
-STANDBY = Probe(Role.STANDBY, lsn=100, age=0.0, streaming=True)
+STANDBY = Probe(Role.STANDBY, lsn=100, timeline=1, age=0.0, streaming=True)
 
 
 def make(**weights: float) -> NodeSet:

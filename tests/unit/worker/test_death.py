@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 RUNNING = Snapshot(State.RUN, b"d" * 16, 1.0, 0, 0, 1)
 IDLE = RUNNING._replace(state=State.IDLE)
 KILLED = -signal.SIGKILL
+ON = "it was on node n1"
 
 
 class Memory(OutOfMemory):
@@ -30,7 +31,7 @@ class Memory(OutOfMemory):
 def extras(code: int, last: Snapshot = RUNNING, **how: Any) -> dict[str, Any]:
     kill, blame = how.get("kill"), how.get("blame", "")
     memory = Memory(starved=how.get("starved", False))
-    return explain(code, last, kill, blame, memory)[1]
+    return explain(code, last, kill, blame, memory, ON)[1]
 
 
 def test_how_a_process_ended_is_said_in_words() -> None:
@@ -65,18 +66,21 @@ def test_nobody_is_to_blame_for_a_kill_from_outside(code: int) -> None:
 
 def test_a_script_is_to_blame_if_the_kernel_had_no_memory_left() -> None:
     assert extras(KILLED, starved=True) == {"crash": True}
-    reason, _ = explain(KILLED, RUNNING, None, "", Memory(starved=True))
+    reason, _ = explain(KILLED, RUNNING, None, "", Memory(starved=True), ON)
     assert reason.endswith(": the machine is out of memory")
     assert extras(KILLED, IDLE, starved=True) == {}
 
 
 def test_a_watchdogs_kill_says_why() -> None:
     kill = Kill("was killed for a reason", "cancel")
-    assert explain(KILLED, RUNNING, kill, "", Memory()) == (
-        "was killed for a reason",
+    assert explain(KILLED, RUNNING, kill, "", Memory(), ON) == (
+        "was killed for a reason; it was on node n1",
         {"why": "cancel"},
     )
-    assert extras(KILLED, kill=Kill("was stuck")) == {}
+    assert explain(KILLED, RUNNING, Kill("was stuck"), "", Memory(), ON) == (
+        "was stuck",
+        {},
+    )
     assert extras(KILLED, kill=kill, starved=True) == {"why": "cancel"}
 
 
@@ -90,7 +94,7 @@ def test_an_alarm_that_nobody_handled_is_the_deadlines() -> None:
 
 
 def test_a_slot_that_was_being_written_is_mentioned() -> None:
-    reason, _ = explain(0, RUNNING._replace(torn=True), None, "", Memory())
+    reason, _ = explain(0, RUNNING._replace(torn=True), None, "", Memory(), ON)
     assert reason == "exited with code 0 while it wrote its slot"
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from falconas.database.nodes import NodeSet
 from falconas.database.topology import Node, Probe, Role
-from falconas.worker.herald import EXTEND_INTERVAL, Herald, describe, rows
+from falconas.worker.herald import EXTEND_INTERVAL, Herald, describe, dropped, rows
 from tests.unit.worker.processes import World
 
 
@@ -104,14 +104,36 @@ def known(**answers: Probe | str) -> NodeSet:
 def test_the_broker_is_told_of_nodes_that_have_been_probed() -> None:
     nodes = known(
         n1=Probe(Role.PRIMARY, 500, 3),
-        n2=Probe(Role.STANDBY, 400, 0, 7.0),
+        n2=Probe(Role.STANDBY, 400, 3, 7.0),
         n3="connection refused",
+        n4=Probe(Role.STANDBY, 900, 2, 0.0),
     )
+    nodes.update([node for node in nodes if node.name != "unprobed"])
+    astray = "it follows timeline 2, the primary n1 is on 3"
     assert [tuple(row) for row in rows(nodes, 100.0)] == [
         ("n1", "main", "primary", True, 0.0, 500, 3, ""),
-        ("n2", "main", "standby", True, 7.0, 400, 0, ""),
+        ("n2", "main", "standby", True, 7.0, 400, 3, ""),
         ("n3", "main", "unknown", False, None, 0, 0, "connection refused"),
+        ("n4", "main", "standby", True, None, 900, 2, astray),
     ]
+
+
+def test_a_node_that_is_none_any_more_is_down_as_long_as_workers_are_there() -> None:
+    world = World(1)
+    (worker,) = world.fill()
+    assert dropped(world.policy) == []
+    world.policy.roster.nodes.update([Node("n7")])
+    why = "it is not among the nodes any more"
+    assert [tuple(row) for row in dropped(world.policy)] == [
+        ("n1", "main", "unknown", False, None, 0, 0, why)
+    ]
+    heard: list[Any] = []
+    herald, control, _ = told()
+    control.show = lambda _status, _workers, nodes: heard.append(nodes)
+    herald.tell(world.policy, world.now)
+    assert heard == [dropped(world.policy)]
+    world.die(worker)
+    assert dropped(world.policy) == []
 
 
 def test_a_primary_that_was_left_behind_serves_nothing() -> None:
@@ -119,9 +141,31 @@ def test_a_primary_that_was_left_behind_serves_nothing() -> None:
     first, second = rows(nodes, 100.0)
     assert (first.role, first.up) == ("primary", False)
     assert first.reason == "a primary left behind on timeline 1 of 2"
-    assert (second.role, second.up) == ("primary", True)
+    assert (second.role, second.up) == ("unknown", True)
+    assert second.reason == "a primary, but unprobed may be a newer one"
+    nodes.failed("unprobed", "connection refused", 100.0)
+    assert rows(nodes, 100.0)[1].role == "primary"
 
 
 def test_of_two_equal_primaries_neither_takes_writes() -> None:
     nodes = known(n1=Probe(Role.PRIMARY, 500, 1), n2=Probe(Role.PRIMARY, 400, 1))
-    assert [(r.role, r.up) for r in rows(nodes, 100.0)] == [("unknown", True)] * 2
+    same = "a primary on the same timeline as"
+    assert [(r.role, r.up, r.reason) for r in rows(nodes, 100.0)] == [
+        ("unknown", True, f"{same} n2"),
+        ("unknown", True, f"{same} n1"),
+    ]
+
+
+def test_a_node_that_takes_no_new_connections_is_up_and_says_so() -> None:
+    nodes = known(n1=Probe(Role.PRIMARY, 500, 1))
+    nodes.failed("unprobed", "connection refused", 100.0)
+    nodes.failed("n1", "too many connections", 101.0, refused=True)
+    row = rows(nodes, 101.0)[0]
+    assert (row.role, row.up) == ("primary", True)
+    assert row.reason == "takes no new connections: too many connections"
+
+
+def test_of_the_only_node_nothing_is_told_that_nobody_knows() -> None:
+    nodes = NodeSet([Node("n1")], random=lambda: 1.0)
+    nodes.failed("n1", "too many connections", 100.0, refused=True)
+    assert rows(nodes, 100.0) == []

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 from math import inf
 
+import pytest
+
 from falconas.database.nodes import NodeSet
-from falconas.database.topology import Node, Probe, Role
+from falconas.database.topology import MOST, Node, Probe, Role
 from falconas.worker.probing import (
+    DOUBT,
     PATIENCE,
     YOUNG,
     Answered,
@@ -18,6 +21,7 @@ from falconas.worker.probing import (
 
 N1, N2 = Node("n1", "host=one"), Node("n2", "host=two")
 PRIMARY = Probe(Role.PRIMARY, 100, 1)
+STANDBY = Probe(Role.STANDBY, 100, 1)
 
 
 class World:
@@ -167,3 +171,67 @@ def test_an_answer_for_a_node_that_has_gone_is_late() -> None:
     world.started(N1, N2)
     world.says(Nodes([N1]), Answered("n2", PRIMARY), Doubted("n2", "slow"))
     assert [node.name for node in world.nodes] == ["n1"]
+
+
+def test_a_node_that_refuses_connections_is_noted_so() -> None:
+    world = World(N1)
+    world.started(N1)
+    world.says(Answered("n1", PRIMARY))
+    world.says(Answered("n1", None, "no slots", refused=True))
+    health = world.nodes.state("n1").health
+    assert (health.up, health.closed) == (True, True)
+
+
+def test_what_is_not_answered_for_is_in_doubt_once() -> None:
+    world = World(N1, N2)
+    world.started(N1, N2)
+    world.says(Answered("n1", PRIMARY), Answered("n2", STANDBY))
+    assert world.passes(1.0) == [Ask(["n1", "n2"])]
+    world.says(Answered("n2", STANDBY))
+    assert world.passes(DOUBT - 0.1) == [Ask(["n2"])]
+    assert not world.nodes.state("n1").health.suspect
+    world.says(Answered("n2", STANDBY))
+    assert world.probing.wake_at() == pytest.approx(world.now + 0.1)
+    world.passes(0.2)
+    facts = {facts.name: facts for facts in world.nodes.facts(world.now)}
+    assert facts["n1"].suspect
+    assert facts["n1"].reason == "not probed for 4 s"
+    assert not facts["n2"].suspect
+    assert world.probing.wake_at() > world.now
+    world.says(Answered("n1", PRIMARY))
+    assert world.passes(0.1) == [Ask(["n1"])]
+    world.says(Answered("n1", PRIMARY))
+    assert not world.nodes.state("n1").health.suspect
+
+
+@pytest.mark.parametrize(
+    ("nodes", "why"),
+    [
+        ([N1, N2, Node("n1", "host=three")], "two nodes are named n1"),
+        (
+            [Node(f"n{i}") for i in range(MOST + 1)],
+            f"there are {MOST + 1} nodes; {MOST} are the most",
+        ),
+    ],
+)
+def test_one_that_names_impossible_nodes_is_killed_and_not_heard_any_more(
+    nodes: list[Node], why: str
+) -> None:
+    world = World()
+    world.started(N1)
+    world.says(Nodes(nodes), Nodes([N2]), Answered("n1", PRIMARY))
+    assert world.tick() == [KillProbe(f"it named nodes that cannot be: {why}")]
+    assert [node.name for node in world.nodes] == ["n1"]
+    assert not world.nodes.state("n1").health.up
+    world.probing.exited(world.now)
+    assert world.passes(1.0) == [StartProbe()]
+    world.says(Nodes([N1]), Answered("n1", PRIMARY))
+    assert world.nodes.state("n1").health.up
+
+
+def test_nothing_is_left_to_be_done_with_one_that_is_gone() -> None:
+    world = World()
+    assert world.tick() == [StartProbe()]
+    world.says(Nodes([N1]), Nodes([N1, N1]))
+    world.probing.exited(world.now)
+    assert world.tick() == []

@@ -5,6 +5,7 @@ from math import inf
 from falconas.database.health import PROBATION
 from falconas.database.nodes import Node, Role
 from falconas.database.placement import Group
+from falconas.database.standing import LASTING
 from falconas.worker.places import Place, Places
 from falconas.worker.roster import START_WAIT, Farewell, Note, Roster
 from tests.unit.database.world import PRIMARY, STANDBY, fail, make, recover, well
@@ -197,6 +198,63 @@ def test_a_node_whose_role_is_in_doubt_keeps_its_workers() -> None:
 # News
 
 
+def test_a_primary_that_was_left_behind_is_no_node_that_is_up() -> None:
+    nodes = well(n1=1, n2=1)
+    fail(nodes, "n1", 1.0)
+    roster = Roster([ALL], nodes)
+    told(roster, 1.0)
+    nodes.probed("n2", PRIMARY._replace(timeline=2), 2.0)
+    told(roster, 2.0)
+    recover(nodes, "n1", 3.0, probe=PRIMARY)
+    roster.look(3.0)
+    warning = (
+        "node n1 is a primary left behind on timeline 1 (n2 is on 2): it gets no work;"
+        " make it a standby again (pg_rewind) or stop it"
+    )
+    assert roster.take_notes() == [Note(warning)]
+    recover(nodes, "n1", 4.0, probe=PRIMARY)
+    assert told(roster, 4.0) == []
+    fail(nodes, "n1", 5.0)
+    recover(nodes, "n1", 6.0, probe=STANDBY._replace(timeline=2))
+    assert told(roster, 6.0)[-1] == "node n1 is a standby now"
+
+
+def test_two_primaries_on_one_timeline_are_said_once() -> None:
+    nodes = well(n1=1, n2=1)
+    roster = Roster([ALL], nodes)
+    told(roster, 0.0)
+    nodes.probed("n2", PRIMARY, 1.0)
+    roster.look(1.0)
+    first, second = roster.take_notes()
+    assert first.alarm
+    assert first.text.startswith("nodes n1, n2 are primaries on the same timeline")
+    assert second == Note("node n2 is the primary now", alarm=False)
+    recover(nodes, "n1", 2.0, probe=PRIMARY)
+    recover(nodes, "n2", 2.0, probe=PRIMARY)
+    roster.look(2.0)
+    assert roster.take_notes() == []
+
+
+def test_a_standby_that_does_not_follow_is_said_once_and_so_is_its_return() -> None:
+    nodes = well(n1=1, n2=1, n3=1)
+    roster = Roster([ALL], nodes)
+    fail(nodes, "n1", 1.0)
+    recover(nodes, "n2", 1.0, probe=PRIMARY._replace(timeline=2))
+    told(roster, 1.0)
+    said = []
+    for number in range(2 * LASTING):
+        recover(nodes, "n3", 2.0 + number)
+        roster.look(2.0 + number)
+        said.extend(roster.take_notes())
+    (warning,) = said
+    assert warning.alarm
+    assert warning.text.startswith("node n3 does not follow the primary: ")
+    recover(nodes, "n3", 30.0, probe=STANDBY._replace(timeline=2))
+    roster.look(30.0)
+    again = Note("node n3 follows its primary again", alarm=False)
+    assert roster.take_notes() == [again]
+
+
 def test_what_becomes_of_nodes_is_said_once() -> None:
     nodes = make(n1=1, n2=1)
     roster = Roster([ALL], nodes)
@@ -294,3 +352,37 @@ def test_a_worker_makes_its_node_suspect_if_there_still_is_one() -> None:
     roster.doubt("n2", "lost", 1.0)
     roster.doubt("n3", "lost", 1.0)
     assert [state.health.suspect for state in nodes.members()] == [False, True]
+
+
+def test_who_is_connected_stays_where_nobody_else_gets_a_connection() -> None:
+    nodes = well(n1=1, n2=1)
+    roster = Roster([ALL], nodes)
+    places = empty(roster)
+    told(roster, 0.0)
+    for index, node in enumerate(("n1", "n1", "n2", "n2")):
+        live(places, index, node)
+    nodes.failed("n1", "too many connections", 1.0, refused=True)
+    assert told(roster, 1.0) == [
+        "node n1 takes no new connections: too many connections"
+    ]
+    assert told(roster, 2.0) == []
+    assert roster.farewells(places) == []
+    nodes.failed("n1", "connection refused", 3.0)
+    assert "node n1 is down: connection refused" in told(roster, 3.0)
+
+
+def test_of_an_only_node_it_is_said_that_it_takes_no_connections() -> None:
+    roster = Roster([Group("g", 1)], make(n1=1))
+    roster.nodes.failed("n1", "wrong password", 0.0, refused=True)
+    assert told(roster, 0.0) == ["node n1 takes no new connections: wrong password"]
+    roster.nodes.probed("n1", PRIMARY, 1.0)
+    assert told(roster, 1.0) == ["node n1 is up (primary)"]
+
+
+def test_other_data_behind_the_same_address_is_said() -> None:
+    roster = Roster([Group("g", 1)], make(n1=1))
+    roster.nodes.probed("n1", PRIMARY._replace(system=7), 0.0)
+    told(roster, 0.0)
+    roster.nodes.probed("n1", PRIMARY._replace(system=8), 1.0)
+    assert told(roster, 1.0) == ["node n1 has another cluster's data now"]
+    assert told(roster, 2.0) == []

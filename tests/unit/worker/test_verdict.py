@@ -88,3 +88,18 @@ def test_a_stopped_script_says_why_and_what_became_of_its_work(
     assert isinstance(unsure, Cancelled)
     assert unsure.message.startswith("cancelled after 0.3 s; what the script did")
     assert (unsure.started, unsure.retry_safe) == (Started.UNKNOWN, False)
+
+
+@pytest.mark.parametrize(
+    ("awaited", "blame"), [(2.9, ": node n2 had not answered for 2.9 s"), (0.0, "")]
+)
+def test_a_node_that_let_the_script_wait_is_named(awaited: float, blame: str) -> None:
+    late = stopped(
+        Cause.DEADLINE,
+        3.1,
+        doubtful=False,
+        idempotent=False,
+        node="n2",
+        awaited=awaited,
+    )
+    assert late.message == f"the budget ran out after 3.1 s{blame}; rolled back"
