@@ -24,9 +24,9 @@ $(BENCH): $(STAMP)
 demo: $(STAMP)
 	@$(BIN)/falconas demo $(if $(KEEP),--keep)
 
-# Four files at a time, on however many cores: most tests wait for processes.
+# Three files at a time, on however many cores: most tests wait for processes.
 test: $(STAMP)
-	@$(BIN)/python -m pytest -q -m "not campaign" -n 4 --dist loadfile
+	@$(BIN)/python -m pytest -q -m "not campaign" -n 3 --dist loadfile
 
 # The full counts; each part takes under 20 minutes. PART=kill runs one part.
 campaign: $(STAMP)

@@ -266,7 +266,9 @@ def _changed(visit: Visit, probe: dict[str, Any], part: str) -> dict[str, Any]:
 
 
 def _check_error(error: FalconError, beast: Beast) -> None:
-    assert error.started is beast.started
+    # Where the machine is too busy for its supervisor, the broker's word comes first.
+    late = "had not answered by the deadline" in error.message
+    assert error.started is (Started.UNKNOWN if late else beast.started)
     assert error.retry_safe is beast.retry_safe
     assert beast.text in error.message
     assert len(error.message) <= MESSAGE_LIMIT + 1
