@@ -79,10 +79,13 @@ def call(
             entry = broker.scripts().get(script) or {}
             known = entry.get("params") or []
         values |= arguments.convert(words, known)
-        outstanding = broker.submit(script, values, budget=budget)
+        outstanding = None
         try:
+            outstanding = broker.submit(script, values, budget=budget)
             result = outstanding.result()
         except KeyboardInterrupt:
+            if outstanding is None:
+                raise
             click.echo(err=True)  # the terminal shows ^C
             raise click.Abort(_cancelled(outstanding)) from None
         info = outstanding.info
