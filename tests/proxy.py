@@ -116,6 +116,7 @@ class Link:
         self.server = socket.socket()
         self.tail = b""
         self.cut: Cut | None = None
+        self.spared = False
         self.task = asyncio.create_task(self._run())
 
     def sever(self) -> None:
@@ -149,10 +150,12 @@ class Link:
     async def _requests(self) -> None:
         while True:
             data = await self.task.get_loop().sock_recv(self.client, CHUNK)
+            spared = self.proxy.spared
+            self.spared = self.spared or bool(spared and spared in data)
             cut = self._seek(data)
             if cut and cut.moment is Moment.UNSENT:
                 self._make(cut)
-            await self.proxy.requests.send(self.server, data)
+            await self._send(self.proxy.requests, self.server, data)
             if cut and cut.moment is Moment.SENT:
                 self._make(cut)
             self.cut = self.cut or cut
@@ -162,7 +165,15 @@ class Link:
             data = await self.task.get_loop().sock_recv(self.server, CHUNK)
             if self.cut:
                 self._make(self.cut)
-            await self.proxy.answers.send(self.client, data)
+            await self._send(self.proxy.answers, self.client, data)
+
+    async def _send(self, way: Way, end: socket.socket, data: bytes) -> None:
+        if not self.spared:
+            await way.send(end, data)
+        elif data:
+            await self.task.get_loop().sock_sendall(end, data)
+        else:
+            raise End
 
     def _seek(self, data: bytes) -> Cut | None:
         """Take the proxy's cut if its pattern ends in this data."""
@@ -193,6 +204,7 @@ class Proxy:
         answers: From the server to the clients.
         accepted: How many connections there were so far.
         links: Those of this moment.
+        spared: Connections that send this, as in `application_name`, pass untouched.
     """
 
     def __init__(self, dsn: str) -> None:
@@ -207,6 +219,7 @@ class Proxy:
         self.accepted = 0
         self.links: set[Link] = set()
         self.cut: Cut | None = None
+        self.spared = b""
 
     @property
     def dsn(self) -> str:

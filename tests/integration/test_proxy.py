@@ -205,6 +205,15 @@ def test_it_cuts_after_so_many_bytes(echo: Proxy) -> None:
     assert echo.answers.bytes == 4
 
 
+def test_a_spared_connection_passes_and_is_not_counted(proxy: Proxy) -> None:
+    proxy.spared = b"spared here"
+    with psycopg.connect(proxy.dsn, application_name="spared here") as connection:
+        proxy.answers.cut_after(1)
+        connection.execute("SELECT 1")
+    with pytest.raises(psycopg.OperationalError):
+        psycopg.connect(proxy.dsn)
+
+
 def test_it_cuts_a_result_in_the_middle(proxy: Proxy) -> None:
     with psycopg.connect(proxy.dsn) as connection:
         proxy.answers.cut_after(100_000)
