@@ -47,16 +47,19 @@ class Queue:
         order = (tag if rank else 0.0) - BOOST * pending.priority
         heappush(self._heap, (rank, order, pending.number))
 
+    def first(self) -> Pending:
+        """Return the next request; the queue must not be empty."""
+        while True:
+            pending = self._waiting.get(self._heap[0][2])
+            if pending is not None:
+                return pending
+            heappop(self._heap)
+
     def head(self) -> tuple[int, float, int]:
         """Return the sort key of the next request; the queue must not be empty."""
-        while True:
-            rank, _, number = self._heap[0]
-            pending = self._waiting.get(number)
-            if pending is not None:
-                # Between queues age decides; tags of two queues do not compare.
-                return rank, pending.arrived, number
-            heappop(self._heap)
-        return None
+        pending = self.first()
+        # Between queues age decides; tags of two queues do not compare.
+        return self._heap[0][0], pending.arrived, pending.number
 
     def pop(self) -> Pending:
         """Remove and return the next request; the queue must not be empty."""
@@ -117,8 +120,12 @@ class Backlog:
         self.count += 1
         self.bytes += pending.size
 
-    def pop(self, lane: LaneKey) -> Pending | None:
-        """Remove and return the next request that `lane` can serve."""
+    def awaits(self, lane: LaneKey) -> bool:
+        """Tell whether a request waits that `lane` can serve."""
+        return any(lane in key for key in self.queues)
+
+    def queue_of(self, lane: LaneKey) -> Queue | None:
+        """Return the queue of the next request that `lane` can serve."""
         best: Queue | None = None
         best_head = None
         for queue in self.queues.values():
@@ -126,10 +133,12 @@ class Backlog:
                 head = queue.head()
                 if best_head is None or head < best_head:
                     best, best_head = queue, head
-        if best is None:
-            return None
-        pending = best.pop()
-        self._forget(pending, best)
+        return best
+
+    def pop(self, queue: Queue) -> Pending:
+        """Remove and return the next request of a queue."""
+        pending = queue.pop()
+        self._forget(pending, queue)
         return pending
 
     def remove(self, pending: Pending) -> None:

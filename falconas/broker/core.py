@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from math import inf
 
-from falconas.broker import detours, operators, presence, verdicts
+from falconas.broker import detours, operators, prefetch, presence, verdicts
 from falconas.broker.admission import budget_of, priority_of, refusal
 from falconas.broker.flow import Flow
 from falconas.broker.hosts import beat_of
@@ -181,7 +181,10 @@ class BrokerCore:
             return
         self.flow.take_back(pending)
         worker.served += 1
+        worker.answered = pending.dispatch, pending.script
         extras, repeated = reply.extras, False
+        lane = self.flow.pool.lanes[worker.lane]
+        prefetch.learn(lane, pending.script, extras.get("run_us"))
         ready = extras.pop("ready", None) is not False
         if reply.kind == Kind.ERROR:
             worker.errors += 1
@@ -191,7 +194,10 @@ class BrokerCore:
             extras["attempt"] = pending.attempt
             answer = Reply(pending.origin, reply.kind, reply.code, extras)
             self.flow.finish(pending, answer, now, body)
-        self.flow.set_ready(worker, worker.ready and ready, now)
+        if worker.ready and ready:
+            self.flow.answered(worker, now)
+        else:
+            self.flow.set_ready(worker, False, now)
 
     def returned(self, peer: Peer, returned: Return, now: float) -> None:
         """A worker gives back what it has not started; that costs no attempt."""
@@ -202,6 +208,7 @@ class BrokerCore:
             return
         self.flow.counters["returned"] += 1
         self.flow.take_back(pending)
+        prefetch.close(self.flow.pool.lanes[worker.lane], worker)
         if returned.extras.get("ready") is False:
             self.flow.set_ready(worker, False, now)
         detours.returned(self.flow, pending, worker.lane.node, returned.extras, now)
@@ -293,8 +300,8 @@ class BrokerCore:
     def tick(self, now: float) -> None:
         """Do what is due; call it at `wake_at()` at the latest."""
         flow = self.flow
-        for pending in flow.expiry.take(now):
-            flow.give_up(pending, now)
+        while due := flow.expiry.take(now):
+            flow.due(due, now)
         self.losses.tick(now)
         if now >= self._sweep_at:
             self._sweep_at = now + SWEEP_INTERVAL

@@ -8,10 +8,11 @@ only place that gives one.
 from __future__ import annotations
 
 from collections import Counter
+from math import inf
 from typing import Any
 
-from falconas.broker import verdicts
-from falconas.broker.backlog import Backlog
+from falconas.broker import prefetch, verdicts
+from falconas.broker.backlog import Backlog, QueueKey
 from falconas.broker.clients import Clients
 from falconas.broker.expiry import Expiry
 from falconas.broker.hosts import Hosts
@@ -86,7 +87,7 @@ class Flow:
         No bound refuses what was accepted before; `front` puts it at the head.
         """
         key = self.pool.key_of(pending)
-        worker = self.pool.choose(key)
+        worker = self.pool.choose(key) or self._follow(pending, key)
         if worker is not None:
             self.dispatch(pending, worker, now)
         elif not key and self.pool.is_quarantined(pending.script):
@@ -105,10 +106,10 @@ class Flow:
             self.finish(pending, full, now)
 
     def dispatch(self, pending: Pending, worker: Worker, now: float) -> None:
-        """Put a request into an idle worker's hands, unless it is too late."""
-        scripts = self.pool.lanes[worker.lane].scripts
-        assert scripts is not None
-        info = pending.info = scripts[pending.script]
+        """Put a request into a worker's hands, unless it is too late."""
+        lane = self.pool.lanes[worker.lane]
+        assert lane.scripts is not None
+        info = pending.info = lane.scripts[pending.script]
         if info.budget is not None:
             pending.deadline = min(pending.deadline, pending.arrived + info.budget)
         if now >= pending.deadline:
@@ -118,16 +119,20 @@ class Flow:
         pending.dispatch = self.epoch + self._dispatched.to_bytes(8, "big")
         pending.worker = worker
         pending.handed = now
-        worker.hands[pending.dispatch] = pending
-        worker.latest = pending.dispatch, pending.script
-        self.pool.set_busy(worker)
-        self.expiry.set(pending, pending.deadline + VERDICT_GRACE)
         extras = {
             **pending.extras,
             "origin": pending.origin,
             "attempt": pending.attempt,
             "now": now,
         }
+        due = pending.deadline + VERDICT_GRACE
+        if worker.hands:
+            extras["ahead"] = len(worker.hands)
+            pending.start_by = extras["start_by"] = now + prefetch.LEASE
+            due = min(due, pending.start_by + prefetch.MARGIN)
+        self.expiry.set(pending, due)
+        worker.hands[pending.dispatch] = pending
+        prefetch.add(lane, worker, pending)
         message = Request(pending.dispatch, pending.script, pending.deadline, extras)
         self.sends.append(
             Send(Socket.BACKEND, worker.identity, (), message, pending.body)
@@ -135,17 +140,20 @@ class Flow:
 
     def take_back(self, pending: Pending) -> None:
         """Take a request out of its worker's hands."""
-        assert pending.worker is not None
-        del pending.worker.hands[pending.dispatch]
+        worker = pending.worker
+        assert worker is not None
+        del worker.hands[pending.dispatch]
+        prefetch.remove(self.pool.lanes[worker.lane], worker, pending)
         pending.worker = None
+        pending.start_by = inf
 
     def reconcile(self, worker: Worker, holding: Any, now: float) -> None:
         """Take back what a worker says not to hold: it never got that."""
         held = holding if isinstance(holding, list) else []
-        for pending in list(worker.hands.values()):
-            if pending.dispatch not in held:
-                self.take_back(pending)
-                self.again(pending, now)
+        missing = [p for p in worker.hands.values() if p.dispatch not in held]
+        self._revoke(missing)
+        for pending in missing:
+            self.again(pending, now)
 
     def again(self, pending: Pending, now: float) -> None:
         """File what was taken back, if somebody still wants it."""
@@ -156,7 +164,29 @@ class Flow:
         else:
             self.file(pending, now, accepted=True, front=True)
 
-    def give_up(self, pending: Pending, now: float) -> None:
+    def due(self, due: list[Pending], now: float) -> None:
+        """Take back what has lost its lease, and end what has no time left.
+
+        The first in hand may run: what was ahead of it has been answered. A worker
+        that is silent for so long is as good as lost for what is behind that: should
+        answers be on their way, something of it may have been started.
+        """
+        leases = [pending for pending in due if pending.start_by < inf]
+        over = [pending for pending in due if pending.start_by == inf]
+        lapsed = [pending for pending in leases if not _is_first(pending)]
+        for pending in leases:
+            pending.start_by = inf
+            if pending not in lapsed:
+                self.expiry.set(pending, pending.deadline + VERDICT_GRACE)
+        self._revoke(lapsed)
+        self.counters["revoked"] += len(lapsed)
+        for pending in lapsed:
+            pending.attempt += 1
+            self.again(pending, now)
+        for pending in over:
+            self._give_up(pending, now)
+
+    def _give_up(self, pending: Pending, now: float) -> None:
         """End a request whose time is up."""
         if pending.worker is not None:
             cancelled = pending.cancelled
@@ -187,6 +217,7 @@ class Flow:
             self._end(pending, verdicts.cancelled(pending), now)
             return
         pending.deadline = min(pending.deadline, now)
+        pending.start_by = inf
         self.expiry.set(pending, pending.deadline + VERDICT_GRACE)
         if worker.dead:
             return  # and its answer perhaps on its way
@@ -233,6 +264,12 @@ class Flow:
         client.seen = now
         self.clients.ended(client)
 
+    def answered(self, worker: Worker, now: float) -> None:
+        """Give more to a worker that has answered and can go on."""
+        prefetch.reopen(self.pool.lanes[worker.lane], worker)
+        self.pool.set_idle(worker, now)
+        self._serve(worker, now)
+
     def set_ready(self, worker: Worker, ready: bool, now: float) -> None:
         """Note whether a worker may be given work, and give it some."""
         lane = self.pool.lanes[worker.lane]
@@ -246,15 +283,15 @@ class Flow:
             self._serve(worker, now)
 
     def lose(self, worker: Worker, loss: Loss, now: float) -> None:
-        """Let a worker go; of what it had, only what `loss` names was started.
+        """Let a worker go; of what it had, what came after that in `loss` waits again.
 
-        That is dispatched once more if this version of the script is idempotent,
+        The other is dispatched once more if this version of the script is idempotent,
         somebody still wants it and there is time; else its outcome is not known.
         """
         hands = list(worker.hands.values())
         for pending in hands:
             self.take_back(pending)
-            if loss.dispatch is None or pending.dispatch == loss.dispatch:
+            if loss.tells(pending.dispatch) is not Started.NO:
                 worker.served += 1
                 worker.errors += 1
         if self.pool.remove(worker):
@@ -263,10 +300,11 @@ class Flow:
             self._rearm(now)
         self.counters["workers_gone"] += 1
         for pending in hands:
-            if loss.dispatch is not None and pending.dispatch != loss.dispatch:
+            started = loss.tells(pending.dispatch)
+            if started is Started.NO:
                 self.again(pending, now)
             elif not pending.answered:
-                self._lost(pending, worker, loss, now)
+                self._lost(pending, worker, loss._replace(started=started), now)
 
     def lose_all(self, workers: list[Worker], reason: str, now: float) -> None:
         """Let workers go together, so that none gets what another had in hand."""
@@ -308,12 +346,36 @@ class Flow:
             error = verdicts.lost(pending, worker.name, loss, late=late)
             self.finish(pending, error, now)
 
+    def _follow(self, pending: Pending, key: QueueKey) -> Worker | None:
+        """Return a busy worker that may take a request ahead of its turn.
+
+        Not past what waits already: that would never find a worker idle.
+        """
+        best: Worker | None = None
+        for lane_key in key:
+            lane = self.pool.lanes[lane_key]
+            worker = next(iter(lane.spare), None)
+            if worker is None or (best and best.load <= worker.load):
+                continue
+            if not self.backlog.awaits(lane_key):
+                best = worker if prefetch.may_follow(lane, worker, pending) else best
+        return best
+
+    def _revoke(self, hands: list[Pending]) -> None:
+        """Take back what its workers have not started; they get no more for now."""
+        for pending in hands:
+            worker = pending.worker
+            assert worker is not None
+            self.take_back(pending)
+            prefetch.close(self.pool.lanes[worker.lane], worker)
+
     def _serve(self, worker: Worker, now: float) -> None:
-        """Give an idle worker what has waited longest of what it can run."""
-        while not worker.hands:
-            pending = self.backlog.pop(worker.lane)
-            if pending is None:
+        """Give a worker what has waited longest of what it can run."""
+        lane = self.pool.lanes[worker.lane]
+        while queue := self.backlog.queue_of(worker.lane):
+            if worker.hands and not prefetch.may_follow(lane, worker, queue.first()):
                 return
+            pending = self.backlog.pop(queue)
             self._wait += (now - pending.arrived - self._wait) / 8
             self.dispatch(pending, worker, now)
 
@@ -342,3 +404,8 @@ class Flow:
             now + self.settings.worker_wait, self.began + self.settings.start_wait
         )
         return min(pending.deadline, patience)
+
+
+def _is_first(pending: Pending) -> bool:
+    assert pending.worker is not None
+    return next(iter(pending.worker.hands)) == pending.dispatch

@@ -5,8 +5,12 @@ It looks at everything, so it is not for the loop of a production broker.
 
 from __future__ import annotations
 
+from math import inf, isclose
+
 from falconas.broker.core import BrokerCore
 from falconas.broker.flow import VERDICT_GRACE
+from falconas.broker.prefetch import DEPTH, HORIZON, MARGIN
+from falconas.broker.records import Lane, Worker
 
 
 def check_invariants(core: BrokerCore) -> None:
@@ -81,13 +85,34 @@ def _check_pool(core: BrokerCore) -> None:
             assert pool.by_uuid[worker.uuid] is worker, "under another's uuid"
             link = worker.identity
             assert pool.by_identity[link] is worker, "under another's connection"
-            assert len(worker.hands) <= 1, "more than one request in hand"
             assert not (worker.dead and worker.ready), "the dead cannot serve"
             for dispatch, pending in worker.hands.items():
                 assert pending.worker is worker, "in hand, but whose?"
                 assert pending.dispatch == dispatch, "under another's dispatch id"
                 assert pending.queue is None, "in hand and waits"
                 due = pending.deadline + VERDICT_GRACE
+                if pending.start_by < inf:
+                    due = min(due, pending.start_by + MARGIN)
                 assert pending.answered or pending.due == due, (
                     "a wrong time for the broker's own verdict"
                 )
+            _check_hands(lane, worker)
+
+
+def _check_hands(lane: Lane, worker: Worker) -> None:
+    hands = list(worker.hands.values())
+    assert sorted(worker.hands) == [*worker.hands], "not in the order of dispatch"
+    load = sum(pending.expected for pending in hands)
+    assert load == worker.load or isclose(load, worker.load, abs_tol=1e-9), (
+        "load miscounted"
+    )
+    if len(hands) > 1:
+        assert len(hands) <= DEPTH, "too many in hand"
+        assert load <= HORIZON + 1e-9, "too much in hand"
+        behind = [pending.info for pending in hands]
+        assert all(i and i.idempotent for i in behind), "more than one in hand"
+        assert all(p.attempt == 1 for p in hands[1:]), "a suspect behind others"
+    if worker in lane.spare:
+        assert worker.ready, "spare, but not ready"
+        assert 0 < len(hands) < DEPTH, "spare, but idle or full"
+        assert load < HORIZON + 1e-9, "spare, but laden"

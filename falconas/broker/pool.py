@@ -214,6 +214,7 @@ class Pool:
         lane.workers.remove(worker)
         lane.ready -= worker.ready
         lane.idle.pop(worker, None)
+        lane.spare.pop(worker, None)
         self._remember(worker)
         if lane.workers:
             return False
@@ -241,15 +242,12 @@ class Pool:
         worker.ready = ready
         if not ready:
             lane.idle.pop(worker, None)
+            lane.spare.pop(worker, None)
 
     def set_idle(self, worker: Worker, now: float) -> None:
         """Note that a worker has nothing in hand, if it may be given work."""
         if worker.ready and not worker.hands:
             self.lanes[worker.lane].idle.setdefault(worker, now)
-
-    def set_busy(self, worker: Worker) -> None:
-        """Note that a worker has something in hand."""
-        self.lanes[worker.lane].idle.pop(worker, None)
 
     def of_supervisor(self, supervisor: bytes) -> list[Worker]:
         """Return the workers of one supervisor."""

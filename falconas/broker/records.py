@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from enum import IntEnum
+from math import inf
 from typing import Any, NamedTuple
 
 from falconas.errors import Started
@@ -107,6 +108,8 @@ class Pending:
     worker: Worker | None = None
     dispatch: bytes = b""
     handed: float = 0.0
+    start_by: float = inf  # its lease, if it was handed out behind others
+    expected: float = inf  # seconds that it will take; inf: nothing goes behind it
     info: ScriptInfo | None = None
 
     @property
@@ -147,8 +150,9 @@ class Worker:
     unlisted_at: float | None = None  # since when its supervisor's heartbeats miss it
     dead: bool = False  # and only waited for because its answer may be in flight
     ready: bool = False
-    hands: dict[bytes, Pending] = field(default_factory=dict)
-    latest: tuple[bytes, str] = (b"", "")  # dispatch and script
+    hands: dict[bytes, Pending] = field(default_factory=dict)  # in order of dispatch
+    load: float = 0.0  # seconds that what it has in hand is expected to take
+    answered: tuple[bytes, str] = (b"", "")  # the last dispatch, and its script
     served: int = 0
     errors: int = 0
 
@@ -159,8 +163,11 @@ class Worker:
         return str(facts.get("name") or f"{facts.get('host')}/{facts.get('index')}")
 
     def started(self, id_: Id) -> str | None:
-        """Return which script a dispatch was of, if it is the latest one."""
-        return self.latest[1] if id_ and id_ == self.latest[0] else None
+        """Return which script a dispatch was of, if it is in hand or was just so."""
+        pending = self.hands.get(id_) if type(id_) is bytes else None
+        if pending is not None:
+            return pending.script
+        return self.answered[1] if id_ and id_ == self.answered[0] else None
 
 
 class Tally(NamedTuple):
@@ -171,15 +178,23 @@ class Tally(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """How a worker was lost; `dispatch` was started (None: perhaps all it had).
+    """How a worker was lost; `dispatch` was started last (None: perhaps all it had).
 
-    `late` tells that it was ended because it went on beyond the deadline.
+    A worker starts in the order of dispatch: what came before has been started, what
+    came after has not. `late`: it was ended because it went on beyond the deadline.
     """
 
     dispatch: bytes | None
     started: Started
     reason: str
     late: bool = False
+
+    def tells(self, dispatch: bytes) -> Started:
+        """Say whether a dispatch to this worker was started."""
+        if self.dispatch is None or dispatch == self.dispatch:
+            return self.started
+        # Of what was started before, the answer was lost with the worker.
+        return Started.UNKNOWN if dispatch < self.dispatch else Started.NO
 
 
 @dataclass(slots=True, eq=False)
@@ -198,10 +213,16 @@ class Supervisor:
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """The workers of one `LaneKey`; `idle` is ordered, least recently used first."""
+    """The workers of one `LaneKey`.
+
+    `idle` is ordered, least recently used first; so is `spare`: those that have short
+    work in hand, and room for more of it. `paces` has seconds by script.
+    """
 
     key: LaneKey
     scripts: dict[str, ScriptInfo] | None
     idle: OrderedDict[Worker, float] = field(default_factory=OrderedDict)
+    spare: OrderedDict[Worker, None] = field(default_factory=OrderedDict)
+    paces: dict[str, float] = field(default_factory=dict)
     workers: set[Worker] = field(default_factory=set)
     ready: int = 0

@@ -186,9 +186,29 @@ class BrokerMachine(RuleBasedStateMachine):
         self.world.start(pick(self.alive(), index))
 
     @needs(running)
-    @rule(index=INDEX, ok=st.booleans(), ready=st.sampled_from([True, True, False]))
-    def finish(self, index: int, *, ok: bool, ready: bool) -> None:
-        pick(self.running(), index).finish(ok, ready)
+    @rule(
+        index=INDEX,
+        ok=st.booleans(),
+        ready=st.sampled_from([True, True, False]),
+        run_us=st.sampled_from([100, 400, 50_000]),
+    )
+    def finish(self, index: int, run_us: int, *, ok: bool, ready: bool) -> None:
+        pick(self.running(), index).finish(ok, ready, run_us)
+
+    @rule(who=FEW, count=st.integers(2, 4), start=st.booleans(), late=st.booleans())
+    def pile_up(self, who: int, count: int, *, start: bool, late: bool) -> None:
+        """Give busy workers more than one; what is late has lost its lease."""
+        self.ask_and_start(who, "read")
+        self.serve_all()
+        for number in range(count):
+            self.world.ask(self.world.callers[(who + number) % 3], "read")
+        for worker in self.alive():
+            if start:
+                self.world.start(worker)
+        if late:
+            self.time_passes(0.3)
+            self.world.tick()
+            self.serve_all()
 
     def on_standby(self) -> list[Process]:
         return [w for w in self.running() if w.node.role == "standby"]
@@ -309,8 +329,8 @@ class BrokerMachine(RuleBasedStateMachine):
     @rule(index=INDEX)
     def repeat_answer(self, index: int) -> None:
         worker = pick(self.alive(), index)
-        if worker.welcomed and worker.last is not None:
-            worker.link.up.append(worker.last)
+        if worker.welcomed and worker.answers:
+            worker.link.up.append(worker.answers[-1])
 
     @needs(alive)
     @rule(index=INDEX)

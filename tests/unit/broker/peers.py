@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 from falconas.codec import encode_value
@@ -148,7 +149,7 @@ class Process:
     welcomed: bool = False
     inbox: list[tuple[Request, bytes]] = field(default_factory=list)
     running: tuple[Request, bytes] | None = None
-    last: tuple[Message, bytes] | None = None
+    answers: list[tuple[Reply | Return, bytes]] = field(default_factory=list)
     slot: bytes = b""
 
     @property
@@ -161,8 +162,7 @@ class Process:
         self.welcomed = False
         self.inbox.clear()
         holding = [self.running[0].id] if self.running else []
-        if self.last is not None:
-            holding.append(self.last[0].id)
+        holding += [answer.id for answer, _ in self.answers]
         extras = {"holding": holding, "host": "h", "index": self.uuid[1]}
         host = self.host
         ready = Ready(
@@ -184,11 +184,11 @@ class Process:
             if isinstance(message, Welcome):
                 if message.id == self.introduction:
                     self.welcomed = True
-                    if self.last is not None:
-                        self.link.up.append(self.last)
+                    self.link.up.extend(self.answers)
                 elif self.welcomed:
                     self.introduce()
             elif isinstance(message, Request) and self.welcomed:
+                self._confirm(message.extras.get("ahead", 0))
                 self.inbox.append((message, body))
             elif isinstance(message, Cancel):
                 for item in self.inbox:
@@ -197,6 +197,11 @@ class Process:
                         self._refuse(item[0], Code.CANCELLED)
                         break
 
+    def _confirm(self, ahead: int) -> None:
+        """Forget the answers that have arrived: of all in hand that many have not."""
+        unknown = max(0, ahead - len(self.inbox) - (self.running is not None))
+        del self.answers[: len(self.answers) - unknown]
+
     def next(self, now: float) -> Request | None:
         """Start the next request that is not late; return it."""
         while self.inbox and self.running is None:
@@ -204,10 +209,12 @@ class Process:
             request = item[0]
             assert request.budget is not None
             lack = self._lack(request)
-            if now < request.budget and lack:
+            if now > request.extras.get("start_by", inf):
+                self.answer(Return(request.id, "too late here", {}), b"")
+            elif now < request.budget and lack:
                 self.answer(Return(request.id, "not here", {lack: True}), b"")
             elif now < request.budget:
-                self.running, self.last = item, None
+                self.running = item
                 assert isinstance(request.id, bytes)
                 self.slot = request.id
                 return request
@@ -239,11 +246,13 @@ class Process:
         reply = Reply(request.id, Kind.ERROR, code, extras)
         self.answer(reply, encode_value(fields))
 
-    def finish(self, ok: bool, ready: bool) -> None:
+    def finish(self, ok: bool, ready: bool, run_us: int = 100) -> None:
         """Answer what runs with its nonce."""
         assert self.running is not None
         (request, body), self.running = self.running, None
-        extras: dict[str, Any] = {} if ready else {"ready": False}
+        extras: dict[str, Any] = {"run_us": run_us}
+        if not ready:
+            extras["ready"] = False
         if ok:
             reply = Reply(request.id, Kind.OK, Code.OK, extras)
             self.answer(reply, b"done " + body)
@@ -277,11 +286,11 @@ class Process:
         extras = {} if ready else {"ready": False}
         self.answer(Return(request.id, "no connection", extras), b"")
 
-    def answer(self, message: Message, body: bytes) -> None:
+    def answer(self, message: Reply | Return, body: bytes) -> None:
         """Send an answer, and keep it: it may have to be sent again."""
-        self.last = message, body
+        self.answers.append((message, body))
         if self.welcomed:
-            self.link.up.append(self.last)
+            self.link.up.append(self.answers[-1])
 
     def _refuse(self, request: Request, code: Code) -> None:
         fields = {"message": "refused", "started": "no", "retry_safe": True}

@@ -8,6 +8,11 @@ A, B = LaneKey("a", "default", ""), LaneKey("b", "default", "")
 ONE, OTHER = Client(b"1", b"1", session=False), Client(b"2", b"2", session=False)
 
 
+def pop(backlog: Backlog, lane: LaneKey) -> Pending | None:
+    queue = backlog.queue_of(lane)
+    return None if queue is None else backlog.pop(queue)
+
+
 def order(queue: Queue) -> list[int]:
     return [queue.pop().number for _ in range(len(queue))]
 
@@ -119,11 +124,11 @@ def test_a_lane_gets_what_it_can_serve_the_oldest_first() -> None:
     backlog.push(only_a, frozenset({A}))
     backlog.push(both, frozenset({A, B}))
 
-    assert backlog.pop(A) is both
-    assert backlog.pop(A) is only_a
-    assert backlog.pop(A) is None
+    assert pop(backlog, A) is both
+    assert pop(backlog, A) is only_a
+    assert pop(backlog, A) is None
     assert (backlog.count, backlog.bytes, both.queue) == (1, 1, None)
-    assert backlog.pop(B) is only_b
+    assert pop(backlog, B) is only_b
     assert not backlog.queues
 
 
@@ -132,7 +137,7 @@ def test_the_oldest_of_two_queues_is_first_in_either_order() -> None:
     backlog.push(pending(1, client=ONE), frozenset({A}))
     backlog.push(pending(2, client=ONE), frozenset({A, B}))
 
-    served = [backlog.pop(A), backlog.pop(A)]
+    served = [pop(backlog, A), pop(backlog, A)]
 
     assert [request.number for request in served if request] == [1, 2]
 
@@ -183,7 +188,7 @@ def test_what_has_another_way_goes_there_in_its_order() -> None:
         LANES[1]: 3,
     }
     assert (backlog.count, backlog.bytes) == (4, 10)
-    popped = [backlog.pop(B) for _ in range(3)]
+    popped = [pop(backlog, B) for _ in range(3)]
     assert [request.number for request in popped if request] == [1, 2, 3]
     assert backlog.strays(key_of) == []
 
@@ -201,7 +206,7 @@ def test_what_demands_something_is_looked_at_by_itself_and_stays_ahead() -> None
     backlog.move(backlog.strays(key_of), key_of)
 
     assert [request.number for request in backlog.queues[LANES[0]]] == [4]
-    first, second = backlog.pop(B), backlog.pop(B)
+    first, second = pop(backlog, B), pop(backlog, B)
     assert first is demanding[0]
     assert second
     assert second.number == 2
@@ -230,13 +235,13 @@ def test_requests_that_news_of_nodes_may_release_are_at_hand() -> None:
     assert [*backlog.demanding] == [2, 3, 4]
 
     backlog.remove(backlog.demanding[3])
-    first, second = backlog.pop(A), backlog.pop(A)
+    first, second = pop(backlog, A), pop(backlog, A)
 
     assert first
     assert second
     assert (first.number, second.number) == (1, 2)
     assert [*backlog.demanding] == [4]
-    last = backlog.pop(A)
+    last = pop(backlog, A)
     assert last
     assert last.number == 4
     assert backlog.demanding == {}

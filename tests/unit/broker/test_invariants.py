@@ -138,7 +138,7 @@ def ready_count(desk: Desk) -> None:
 
 
 def forgotten_idle(desk: Desk) -> None:
-    desk.pool.set_busy(desk.known("w3"))
+    desk.pool.lanes[desk.known("w3").lane].idle.clear()
 
 
 def idle_order(desk: Desk) -> None:
@@ -238,7 +238,7 @@ PLANTED: dict[Callable[[Desk], None], str] = {
     wrong_uuid: "under another's uuid",
     wrong_identity: "under another's connection",
     held_back: "waits though it is quarantined",
-    two_in_hand: "more than one request in hand",
+    two_in_hand: "too much in hand",
     dead_at_work: "the dead cannot serve",
     whose: "in hand, but whose",
     wrong_dispatch: "under another's dispatch id",

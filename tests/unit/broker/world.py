@@ -42,6 +42,7 @@ from tests.unit.broker.views import DATABASE, Node, View, Views, has, suits
 GRACE, RESOLUTION, SLACK = 0.7, 0.01, 1e-6
 ANSWER_WAIT, UNLISTED_FOR, RETURN_WAIT = 0.5, 0.5, 3.0
 CRASHES, WINDOW = 3, 60.0
+LEASE, MARGIN = 0.005, 0.25
 DOUBT = 3.0
 OPERATOR = b"operator"
 SETTINGS = Broker(
@@ -77,7 +78,8 @@ class World:
         self.dying: set[bytes] = set()  # may still be heard, but get nothing
         self.burials: dict[bytes, float] = {}
         self.unlisted: dict[bytes, float] = {}
-        self.latest: dict[bytes, Id] = {}  # what a worker was handed last
+        self.answered: dict[bytes, Id] = {}  # what a worker has answered last
+        self.requests: dict[Id, Request] = {}  # by dispatch id
         self.crashes: dict[tuple[str, str], list[float]] = {}
         self.quarantined: set[tuple[str, str]] = set()
         self.learned: set[str] = set()
@@ -292,7 +294,7 @@ class World:
         idempotent = MANIFESTS[worker.manifest][request.script]["idempotent"]
         asked.starts.append(idempotent)
         assert asked.starts.count(False) <= 1, "not idempotent, but started twice"
-        assert len(asked.starts) <= 2, "started three times"
+        assert len(asked.starts) <= request.extras["attempt"], "started too often"
         if asked.verdict is not None:
             assert _started(asked.verdict) != "no", "started in spite of its verdict"
 
@@ -473,7 +475,10 @@ class World:
         asked = self.handed[lost.id] if owed else None
         asked = asked if asked and asked.verdict is None else None
         self._blame(worker, lost)
-        if owed and lost.state not in {"RUN", "COMMIT"}:
+        first = min(self.owing[lost.worker], default=None) if worker else None
+        answered = lost.state not in {"RUN", "COMMIT"}
+        waits = first is not None and first < lost.id + bytes(answered)
+        if waits:
             self.dying.add(lost.worker)
             self.burials[lost.worker] = self.now + ANSWER_WAIT
         else:
@@ -481,7 +486,7 @@ class World:
         self.core.lost(lost, self.now)
         self.flush()
         why = lost.extras.get("why")
-        if asked is not None and why is not None:
+        if asked is not None and why is not None and not waits:
             assert asked.verdict is not None, "its worker was ended in vain"
             code = Code(asked.verdict[0].code)
             if why == "cancel" or asked.cancelled_at is not None:
@@ -493,7 +498,7 @@ class World:
     def _blame(self, worker: Process | None, lost: Lost) -> None:
         if worker is None or not lost.extras.get("crash"):
             return
-        if self.latest.get(lost.worker) == lost.id:
+        if lost.id in {*self.owing[lost.worker], self.answered.get(lost.worker)}:
             culprit = worker.manifest, self.handed[lost.id].script
             times = [*self.crashes.get(culprit, []), self.now][-CRASHES:]
             self.crashes[culprit] = times
@@ -516,7 +521,7 @@ class World:
             self.owing.pop(worker.uuid, None)
             self.dying.discard(worker.uuid)
             self.unlisted.pop(worker.uuid, None)
-            self.latest.pop(worker.uuid, None)
+            self.answered.pop(worker.uuid, None)
 
     def _heard(self, link: Link, answer: Reply | Return) -> bool:
         """Tell whether the worker owed that; it does no longer."""
@@ -524,6 +529,8 @@ class World:
         if worker is None or answer.id not in self.owing[worker.uuid]:
             return False
         self.owing[worker.uuid].remove(answer.id)
+        if isinstance(answer, Reply):
+            self.answered[worker.uuid] = answer.id
         return True
 
     # Time
@@ -541,6 +548,7 @@ class World:
             doubts = self.views.doubts.items()
             self.views.doubts = {n: at for n, at in doubts if at > self.now}
         self.core.tick(self.now)
+        self._see_revoked()
         self.flush()
         self._before = None
         self.views.forget({*self.core.hosts.supervisors})
@@ -555,6 +563,7 @@ class World:
     def check(self) -> None:
         """Compare the core's books with ours."""
         check_invariants(self.core)
+        self._see_revoked()
         outstanding = sum(asked.verdict is None for asked in self.asked.values())
         assert self.core.flow.open == outstanding, "not one verdict for each request"
         self._check_known()
@@ -650,10 +659,11 @@ class World:
         worker = self.live.get(send.identity)
         assert worker is not None, "a request to a worker that is gone"
         assert worker.uuid not in self.dying, "a request to the dead"
-        assert not self.owing[worker.uuid], "more than one request in hand"
-        self.owing[worker.uuid].add(request.id)
-        self.latest[worker.uuid] = request.id
+        self._see_revoked()
         asked = self.handed[request.id] = self.asked[request.extras["origin"]]
+        self.requests[request.id] = request
+        self._check_ahead(worker, request)
+        self.owing[worker.uuid].add(request.id)
         asked.handed += 1
         assert asked.verdict is None, "handed out after its verdict"
         assert asked.cancelled_at is None, "handed out though cancelled"
@@ -676,6 +686,34 @@ class World:
         assert fits, "handed to a node that does not suit"
         assert "_caller" not in request.extras
         assert request.extras["now"] == self.now
+
+    def _check_ahead(self, worker: Process, request: Request) -> None:
+        """Check what is handed out ahead of its turn."""
+        owing = self.owing[worker.uuid]
+        assert request.extras.get("ahead", 0) == len(owing), ("miscounted", request, owing, [*self.core.flow.pool.by_uuid[worker.uuid].hands])
+        if not owing:
+            assert "start_by" not in request.extras, "a lease for nothing"
+            return
+        assert request.extras["start_by"] == self.now + LEASE, "a wrong lease"
+        for dispatch in [*owing, request.id]:
+            entry = MANIFESTS[worker.manifest][self.handed[dispatch].script]
+            assert entry["idempotent"], "ahead of its turn, and not idempotent"
+        pool = self.core.flow.pool
+        lanes = [pool.lanes[key] for key in pool.route(request.script)]
+        since = [at for lane in lanes for at in lane.idle.values()]
+        assert min(since, default=inf) >= self.now, "ahead beside an idle worker"
+
+    def _see_revoked(self) -> None:
+        """Note what the broker has taken back: only what nobody may start any more."""
+        for uuid, owing in self.owing.items():
+            worker = self.core.flow.pool.by_uuid.get(uuid)
+            if worker is None:
+                continue
+            for dispatch in owing - worker.hands.keys():
+                lease = self.requests[dispatch].extras.get("start_by", inf)
+                assert self.now >= lease + MARGIN - SLACK, "taken back too early"
+                assert dispatch != min(owing), "taken back though it may run"
+                owing.remove(dispatch)
 
     def _to_client(self, send: Send, link: Link) -> None:
         message = send.message
