@@ -7,17 +7,18 @@ of `take_sends()`. The rules:
   of that connection, and takes requests only then: so nothing of an earlier epoch
   reaches a new broker, and nothing runs that a broker has taken back because a READY
   did not list it.
-* The last answer, REPLY or RETURN, is kept until the next request comes, which proves
-  that it arrived. Until then READY lists it as `holding`, and it is sent again after
-  a WELCOME of the same epoch.
-* What was not started and will not be goes back by RETURN, or is refused as late.
-* Deadlines arrive on the broker's clock. Each `now` of the broker that was seen is a
-  sample of the clocks' distance; transit only ever makes it too small, so the largest
-  is the best. It is discounted slowly, for clocks drift.
+* Answers, REPLY or RETURN, are kept until a request proves that they arrived: it tells
+  how many the broker has not heard of. Until then READY lists them as `holding`, and
+  they are sent again after a WELCOME of the same epoch.
+* What was not started and will not be goes back by RETURN, or is refused as late. What
+  came ahead of its turn has a lease: it goes back when that is over.
+* Deadlines and leases arrive on the broker's clock, see `Clock`. What is early for a
+  deadline may be late for a lease: both err on the side of not starting too much.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -36,16 +37,17 @@ from falconas.protocol import (
     Status,
     Welcome,
 )
+from falconas.worker.clock import Clock
 
 if TYPE_CHECKING:
     from falconas.protocol import Message
 
 EPOCH_BYTES = 8
 DISPATCH_BYTES = 16
-DRIFT = 1e-4
 RETRY_INTERVAL = 0.5
 WELCOME_TIMEOUT = 10.0
 STATUS_INTERVAL = 5.0
+AHEAD_LIMIT = 64
 
 
 class Send(NamedTuple):
@@ -56,11 +58,23 @@ class Send(NamedTuple):
 
 
 class Work(NamedTuple):
-    """A request to run now; `deadline` is on the local clock."""
+    """A request to run now; times are on the local clock.
+
+    `relent_at` is when to call `relent` if it still runs: inf if nothing waits.
+    """
 
     request: Request
     body: Any
     deadline: float
+    relent_at: float = inf
+
+
+class Answer(NamedTuple):
+    """What was said at the time `at`, and has perhaps not arrived."""
+
+    message: Reply | Return
+    body: Any
+    at: float
 
 
 class WorkerCore:
@@ -88,9 +102,9 @@ class WorkerCore:
         self._announced = False
         self._waiting: dict[bytes, tuple[Request, Any]] = {}
         self._running = b""
-        self._last: tuple[Reply | Return, Any] | None = None
-        self._offset = -inf
-        self._offset_at = 0.0
+        self._answers: deque[Answer] = deque()
+        self._clock = Clock()
+        self._introduced_at = 0.0
         self._ready_at = inf
         self._status_at = inf
         self._sends: list[Send] = []
@@ -103,12 +117,12 @@ class WorkerCore:
         self._introductions += 1
         self._introduction = self._ready.worker + self._introductions.to_bytes(8, "big")
         holding = [self._running] if self._running else []
-        if self._last is not None:
-            holding.append(_dispatch(self._last[0]))
+        holding += [_dispatch(answer.message) for answer in self._answers]
         state = {"ready": self._able, "holding": holding, **self._why()}
         extras = {**self._ready.extras, "role": self._role, **state}
         self._announced = self._able
         self._ready_at = now + WELCOME_TIMEOUT
+        self._introduced_at = now
         ready = self._ready._replace(id=self._introduction, extras=extras)
         self._send(ready, b"", now)
 
@@ -130,12 +144,13 @@ class WorkerCore:
             return
         if welcome.epoch != self.epoch:
             self.epoch = welcome.epoch
-            self._last = None
-            self._offset = -inf
-        self._sample(welcome.now, now)
+            self._answers.clear()
+            self._clock = Clock()
+        self._clock.sample(welcome.now, self._introduced_at, now)
         self.welcomed = True
         self._ready_at = inf
-        self._send_last(now)
+        for answer in self._answers:
+            self._say(answer, now)
         self._announce(now)
 
     # What the broker wants
@@ -150,7 +165,8 @@ class WorkerCore:
         elif id_ in self._waiting or id_ == self._running:
             self._count("duplicates")
         else:
-            self._sample(request.extras.get("now"), now)
+            heard_at = self._confirm(request.extras.get("ahead"))
+            self._clock.sample(request.extras.get("now"), heard_at, now)
             self._waiting[id_] = (request, body)
             if not self._able:
                 self._return_waiting(now)
@@ -168,16 +184,23 @@ class WorkerCore:
         while self._waiting and self._able and not self._running:
             id_ = next(iter(self._waiting))
             request, body = self._waiting.pop(id_)
+            if self._lease(request) < now:
+                self._answer(Return(id_, "its lease is over", {}), b"", now)
+                continue
             deadline = now + BUDGET_LIMIT
             if request.budget is not None:
-                deadline = request.budget - self._offset
+                deadline = self._clock.at_latest(request.budget)
             if deadline > now:
-                self._running, self._last = id_, None
-                return Work(request, body, deadline)
+                self._running = id_
+                return Work(request, body, deadline, self._relent_at())
             self._count("late")
             text = f"the request reached its worker {now - deadline:.3f} s too late"
             self._refuse(id_, DeadlineExceeded(text, retry_safe=True), now)
         return None
+
+    def relent(self, now: float) -> None:
+        """Give back what waits behind a request that takes long."""
+        self._return_waiting(now, "behind one that takes long")
 
     def replied(
         self, kind: Kind, code: Code, body: Any, extras: Extras, now: float
@@ -242,6 +265,11 @@ class WorkerCore:
             assert self.welcomed or isinstance(send.message, Ready | Disconnect)
 
     @property
+    def has_work(self) -> bool:
+        """There is something to start at once."""
+        return bool(self._waiting) and self._able
+
+    @property
     def ready(self) -> bool:
         """The broker knows this worker and may give it work."""
         return self.welcomed and self._able
@@ -278,17 +306,16 @@ class WorkerCore:
         if _dispatch(answer)[:EPOCH_BYTES] != self.epoch:
             self._count("stale_answers")
             return
-        self._last = (answer, body)
-        self._send_last(now)
+        self._answers.append(Answer(answer, body, now))
+        if self.welcomed:
+            self._say(self._answers[-1], now)
 
-    def _send_last(self, now: float) -> None:
-        if self._last is None or not self.welcomed:
-            return
-        answer, body = self._last
+    def _say(self, answer: Answer, now: float) -> None:
+        message = answer.message
         if not self._able:  # an answer can say so; that it can again, STATUS says
-            answer = answer._replace(extras={**answer.extras, "ready": False})
+            message = message._replace(extras={**message.extras, "ready": False})
             self._announced = False
-        self._send(answer, body, now)
+        self._send(message, answer.body, now)
 
     def _ended(self, now: float) -> None:
         if self.draining:
@@ -296,23 +323,42 @@ class WorkerCore:
         else:
             self._announce(now)  # an answer of an earlier epoch told nobody
 
-    def _return_waiting(self, now: float) -> None:
-        reason = "draining" if self.draining else "no database connection"
-        for id_ in self._waiting:
+    def _return_waiting(self, now: float, reason: str = "") -> None:
+        if self.draining or not reason:
+            reason = "draining" if self.draining else "no database connection"
+        waiting, self._waiting = self._waiting, {}
+        for id_ in waiting:
             self._answer(Return(id_, reason, {}), b"", now)
-        self._waiting.clear()
+
+    def _lease(self, request: Request) -> float:
+        """Return when it is too late to start what came ahead of its turn."""
+        start_by = request.extras.get("start_by")
+        if not isinstance(start_by, int | float):
+            return inf
+        return self._clock.at_earliest(start_by)
+
+    def _relent_at(self) -> float:
+        leases = (self._lease(request) for request, _ in self._waiting.values())
+        return min(leases, default=inf)
+
+    def _confirm(self, ahead: Any) -> float:
+        """Forget the answers that have arrived; return when the last one was sent.
+
+        The broker counts `ahead` of a request what of this worker's it has no answer
+        to; what we have not answered is among that.
+        """
+        unanswered = len(self._waiting) + bool(self._running)
+        unheard = min(ahead - unanswered, AHEAD_LIMIT) if type(ahead) is int else 0
+        heard_at = -inf
+        while len(self._answers) > max(0, unheard):
+            heard_at = self._answers.popleft().at
+        return heard_at
 
     def _leave(self, now: float) -> None:
         self._return_waiting(now)
-        if self.welcomed or self._last is None:  # DISCONNECT says: I hold nothing
+        if self.welcomed or not self._answers:  # DISCONNECT says: I hold nothing
             self._send(Disconnect(self._ready.worker, {}), b"", now)
         self.drained = True
-
-    def _sample(self, broker_now: Any, now: float) -> None:
-        if type(broker_now) in (int, float):
-            faded = self._offset - DRIFT * (now - self._offset_at)
-            self._offset = max(faded, broker_now - now)
-            self._offset_at = now
 
     def _send(self, message: Message, body: Any, now: float) -> None:
         self._status_at = now + STATUS_INTERVAL

@@ -8,6 +8,9 @@ cancel on the server and which `except Exception` does not swallow.
 It can be swallowed all the same, or come out as another exception. So nobody asks what
 a script raised or returned: `fired` says whether it was interrupted.
 
+The timer has a second use: `lend` has something done while a script runs, if that
+takes longer than others who wait behind it can wait.
+
 It raises in the script's code and in what that calls, never in this module's: a signal
 that arrives when the script has just returned finds the frame of `run` and does
 nothing. At most one is raised each `REPEAT` seconds, so that what cleans up after one
@@ -16,10 +19,12 @@ nothing. At most one is raised each `REPEAT` seconds, so that what cleans up aft
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from enum import Enum
 from importlib import import_module
+from math import inf
 from time import monotonic
 from types import CodeType, FrameType
 from typing import Any, TypeVar
@@ -28,6 +33,7 @@ REPEAT = 0.05
 # signal.getsignal looks for a member of an enum, which takes twenty times as long.
 _handler: Callable[[int], Any] = import_module("_signal").getsignal
 _SOON = 1e-6  # 0 would disarm the timer
+_ALL = signal.valid_signals()
 
 # A module half imported would stay locked for ever; what it runs itself may be hit.
 _IMPORTING = "<frozen importlib._bootstrap"
@@ -63,6 +69,9 @@ class Interrupts:
         self._deadline = 0.0
         self._quiet_until = 0.0
         self._stop: Callable[[], object] = lambda: None
+        self._relent_at = inf
+        self._relent: Callable[[], object] = lambda: None
+        self._process = os.getpid()
         self._handler = self._handle  # one object, to know it again
         self._before: Any = None
         self._installed = False
@@ -82,6 +91,13 @@ class Interrupts:
     def shield(self, function: Callable[..., Any]) -> None:
         """Never raise in the body of `function`: of another signal's handler."""
         self._shielded.add(function.__code__)
+
+    def lend(self, relent_at: float, relent: Callable[[], object]) -> None:
+        """Have `relent` called, once, if the next script still runs at that time.
+
+        It is called in the middle of the script: it must neither wait nor raise.
+        """
+        self._relent_at, self._relent = relent_at, relent
 
     def stop(self) -> None:
         """Take the request from the script, without raising anything."""
@@ -115,14 +131,14 @@ class Interrupts:
         self._stop = stop
         self._open = True
         if self._installed:
-            left = max(_SOON, deadline - monotonic())
-            signal.setitimer(signal.ITIMER_REAL, left, REPEAT)
+            self._set_timer(monotonic())
 
     def _leave(self) -> None:
         """Shut the window, and let no timer of the script hit the next request."""
         while True:
             try:
                 self._open = False
+                self._relent_at = inf
                 if self._installed:
                     signal.setitimer(signal.ITIMER_REAL, 0.0)
                     signal.setitimer(signal.ITIMER_VIRTUAL, 0.0)
@@ -133,10 +149,18 @@ class Interrupts:
             except BaseException:  # noqa: S112 - a handler of the script's own
                 continue
 
+    def _set_timer(self, now: float) -> None:
+        left = max(_SOON, min(self._deadline, self._relent_at) - now)
+        signal.setitimer(signal.ITIMER_REAL, left, REPEAT)
+
     def _handle(self, _number: int, frame: FrameType | None) -> None:
-        if not self._open or frame is None or not self._may_hit(frame.f_code):
+        if not self._open:
             return
         now = monotonic()
+        if now >= self._relent_at:
+            self._let_go(now)
+        if frame is None or not self._may_hit(frame.f_code):
+            return
         if now < self._quiet_until:
             return
         if now >= self._deadline:
@@ -153,6 +177,18 @@ class Interrupts:
         self._stop()
         raise Interrupted(self.fired.value)
 
+    def _let_go(self, now: float) -> None:
+        """Call `relent` undisturbed, and not in a copy of this process."""
+        self._relent_at = inf
+        if self._installed:
+            self._set_timer(now)
+        if os.getpid() == self._process:
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL)
+            try:
+                self._relent()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
     def _may_hit(self, code: CodeType) -> bool:
         return code not in self._shielded and not code.co_filename.startswith(
             _IMPORTING
@@ -168,5 +204,7 @@ _SHIELDED: frozenset[CodeType] = frozenset(
         Interrupts._leave,  # noqa: SLF001
         Interrupts._handle,  # noqa: SLF001
         Interrupts._may_hit,  # noqa: SLF001
+        Interrupts._set_timer,  # noqa: SLF001
+        Interrupts._let_go,  # noqa: SLF001
     )
 )

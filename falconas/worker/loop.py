@@ -21,7 +21,7 @@ from falconas.worker.core import WorkerCore
 from falconas.worker.slot import Slot, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from falconas.worker.core import Work
     from falconas.worker.runner import Outcome
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 REASON_LENGTH = 200
 STEADY = 1.0
 SIGN_OF_LIFE = 5.0
+BUSY = 0.05  # after so long also a busy worker looks at all else
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +90,7 @@ class WorkerLoop:
         connect: Opens a database connection or raises `ConnectFailed`.
         serve_on: Returns the runner for a connection.
         upkeep: Clears away what scripts leave in the process.
+        lend: Has something done while the next script runs, if it still does by then.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class WorkerLoop:
         connect: Callable[[], Connection],
         serve_on: Callable[[Connection], Serving],
         upkeep: Keeping,
+        lend: Callable[[float, Callable[[], object]], None] = lambda *_: None,
     ) -> None:
         self._core = core
         self._dealer = dealer
@@ -107,6 +110,7 @@ class WorkerLoop:
         self._connect = connect
         self._serve_on = serve_on
         self._upkeep = upkeep
+        self._lend = lend
         self._connection: Connection | None = None
         self._runner: Serving | None = None
         self._watched = -1
@@ -153,10 +157,8 @@ class WorkerLoop:
             self._waker.close()
 
     def _turn(self) -> None:
-        due = min(self._core.wake_at(), self._watch.wake_at())
-        if self._connection is None:
-            due = min(due, self._connect_at)
-        ready = self._dealer.wait(min(due - monotonic(), SIGN_OF_LIFE))
+        now = monotonic()
+        ready = self._dealer.wait(self._wake_at() - now)
         self._slot.enter(State.IDLE)
         if os.getppid() != self._parent:  # the kernel was to see to that
             self._stopping = True
@@ -165,11 +167,15 @@ class WorkerLoop:
         # Before any request meets it: an idle connection is readable when it is dead.
         if self._watched in ready:
             self._check_connection()
+        news = self._dealer.take_news() if self._dealer.monitor in ready else ()
         self._receive()
-        while work := self._core.take_work(monotonic()):
+        self._hear(news)
+        now = monotonic()
+        busy_until = now + BUSY
+        while now < busy_until and (work := self._core.take_work(now)):
             self._serve(work)
             self._receive()
-        now = monotonic()
+            now = monotonic()
         if self._stopping:
             self._core.drain(now)
         else:
@@ -179,32 +185,47 @@ class WorkerLoop:
         if not self._core.welcomed:
             self._watch.missing(now)
 
+    def _wake_at(self) -> float:
+        if self._core.has_work:
+            return 0.0
+        due = min(self._core.wake_at(), self._watch.wake_at())
+        if self._connection is None:
+            due = min(due, self._connect_at)
+        return min(due, monotonic() + SIGN_OF_LIFE)
+
     # The broker
 
     def _receive(self) -> None:
-        """Take in news of the connection, but only after what came before them.
-
-        The news are read first, so that nothing of the old connection is still
-        unread when a READY says what this worker holds.
-        """
-        news = list(self._dealer.news())
+        """Take in what the broker says."""
         for message, body in self._dealer.messages(_ACCEPTED):
             now = monotonic()
-            if isinstance(message, Request):
+            if type(message) is Request:
                 self._core.request(message, body, now)
-            elif isinstance(message, Cancel):
+            elif type(message) is Cancel:
                 self._core.cancel(message, now)
-            elif isinstance(message, Reply):
+            elif type(message) is Reply:
                 self._watch.refused(message, body)
             else:
                 self._core.welcome(message, now)
                 self._limit(message)
                 self._greeted()
+
+    def _hear(self, news: Iterable[bool]) -> None:
+        """Take in news of the connection, but only after what came before them.
+
+        They were read first, so that nothing of the old connection is still unread
+        when a READY says what this worker holds.
+        """
         for connected in news:
             if connected:
                 self._core.connected(monotonic())
             else:
                 self._core.disconnected(monotonic())
+        self._flush()
+
+    def _relent(self) -> None:
+        """Give back what waits; called in the middle of a script that takes long."""
+        self._core.relent(monotonic())
         self._flush()
 
     def _flush(self) -> None:
@@ -231,9 +252,8 @@ class WorkerLoop:
     def _serve(self, work: Work) -> None:
         assert self._runner is not None
         assert self._connection is not None
+        self._lend(work.relent_at, self._relent)
         outcome = self._runner.run(work.request, work.body, work.deadline)
-        # A broker that came meanwhile hears who this is before it hears an answer.
-        self._receive()
         now = monotonic()
         if not self._connection.sound:
             self._core.connection(sound=False, now=now, reason="connection lost")

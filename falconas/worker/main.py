@@ -66,6 +66,7 @@ def main(
         partial(connect, spawn.dsn, group, f"falconas/{name}", settings.database.reset),
         serve_on,
         Upkeep(slot, forks, output),
+        interrupts.lend,
     )
 
     take_signals(loop, interrupts)

@@ -18,7 +18,7 @@ SHELLS = {
 }
 PURE_BESIDES = {
     "errors", "messages", "protocol", "codec", "options", "quantities", "settings",
-    "worker.core", "worker.policy", "worker.watchdog", "worker.backoff",
+    "worker.core", "worker.clock", "worker.policy", "worker.watchdog", "worker.backoff",
     "worker.wear", "worker.snapshot", "worker.reload", "worker.nursery",
     "worker.places", "worker.roster", "worker.rollout", "worker.parameters",
     "worker.probing", "worker.grouping", "database.nodes",

@@ -690,7 +690,12 @@ class World:
     def _check_ahead(self, worker: Process, request: Request) -> None:
         """Check what is handed out ahead of its turn."""
         owing = self.owing[worker.uuid]
-        assert request.extras.get("ahead", 0) == len(owing), ("miscounted", request, owing, [*self.core.flow.pool.by_uuid[worker.uuid].hands])
+        assert request.extras.get("ahead", 0) == len(owing), (
+            "miscounted",
+            request,
+            owing,
+            [*self.core.flow.pool.by_uuid[worker.uuid].hands],
+        )
         if not owing:
             assert "start_by" not in request.extras, "a lease for nothing"
             return

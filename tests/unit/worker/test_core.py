@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 import pytest
@@ -19,8 +20,8 @@ from falconas.protocol import (
     Status,
     Welcome,
 )
+from falconas.worker.clock import DRIFT
 from falconas.worker.core import (
-    DRIFT,
     RETRY_INTERVAL,
     STATUS_INTERVAL,
     WELCOME_TIMEOUT,
@@ -33,6 +34,7 @@ EPOCH = b"epoch..1"
 OTHER = b"epoch..2"
 NOW = 50.0
 BROKER_AHEAD = 1000.0
+HANDS, LEASE = 3, 0.005
 
 
 def new_core() -> WorkerCore:
@@ -470,7 +472,9 @@ class Lossy:
     """A worker, and a broker that may be restarted, over a connection that breaks.
 
     The broker believes a READY: what it does not list was not started. Nothing may
-    run twice then, and each answer belongs to its request.
+    run twice then, and each answer belongs to its request. Up to three requests go
+    out ahead of their turn, and none of them may start when its lease is over, by the
+    broker's own clock.
     """
 
     def __init__(self) -> None:
@@ -482,7 +486,7 @@ class Lossy:
         self.epoch = 0
         self.known = False
         self.ready = False
-        self.hand: tuple[bytes, int] | None = None
+        self.hands: dict[bytes, int] = {}
         self.dispatched = 0
         self.nonces = 0
         self.todo: list[int] = []
@@ -519,19 +523,23 @@ class Lossy:
         self.deliver(20)
 
     def dispatch(self) -> None:
-        if not (self.known and self.ready and self.todo) or self.hand:
+        if not (self.known and self.ready and self.todo) or len(self.hands) > HANDS:
             return
         nonce = self.todo.pop(0)
         self.dispatched += 1
         id_ = self.epoch.to_bytes(8, "big") + self.dispatched.to_bytes(8, "big")
-        self.hand = (id_, nonce)
-        extras = {"now": self.now}
-        ask = Request(id_, "echo", self.now + 1000.0, extras)
+        now = self.now + BROKER_AHEAD
+        extras = {"now": now}
+        if self.hands:
+            extras |= {"ahead": len(self.hands), "start_by": now + LEASE}
+        self.hands[id_] = nonce
+        ask = Request(id_, "echo", now + 1000.0, extras)
         self.to_worker.append((ask, nonce))
 
     def say_welcome(self, id_: Any) -> None:
         epoch = self.epoch.to_bytes(8, "big")
-        self.to_worker.append((Welcome(id_, epoch, self.now, {}), b""))
+        now = self.now + BROKER_AHEAD
+        self.to_worker.append((Welcome(id_, epoch, now, {}), b""))
 
     def deliver(self, times: int) -> None:
         for _ in range(times):
@@ -544,20 +552,18 @@ class Lossy:
         message, body = self.to_broker.pop(0)
         if isinstance(message, Ready):
             self.say_welcome(message.id)
-            if self.hand and self.hand[0] not in message.extras["holding"]:
-                self.todo.insert(0, self.hand[1])
-                self.hand = None
+            for id_ in self.hands.keys() - set(message.extras["holding"]):
+                self.todo.insert(0, self.hands.pop(id_))
             self.known = True
             self.ready = message.extras["ready"]
         elif not self.known:
             self.say_welcome(b"?")
         elif isinstance(message, Status):
             self.ready = message.ready
-        elif self.hand and isinstance(message, Reply | Return):
-            if message.id != self.hand[0]:
+        elif isinstance(message, Reply | Return):
+            if message.id not in self.hands:
                 return
-            nonce = self.hand[1]
-            self.hand = None
+            nonce = self.hands.pop(message.id)
             self.ready = self.ready and message.extras.get("ready") is not False
             if isinstance(message, Reply):
                 assert body == nonce
@@ -589,7 +595,15 @@ class Lossy:
         if work is not None:
             self.running = work.body
             self.started.append(work.body)
+            lease = work.request.extras.get("start_by", inf)
+            assert self.now + BROKER_AHEAD <= lease, "started after its lease"
         self.flush()
+
+    def relents(self) -> None:
+        if self.running:
+            self.core.relent(self.now)
+            self.flush()
+            assert not self.core.has_work
 
     def worker_ends(self, lost: bool) -> None:
         if lost:
@@ -627,10 +641,9 @@ class Lossy:
             self.flush()
 
     def broker_restarts(self) -> None:
-        if self.hand:
-            self.unknown.append(self.hand[1])
+        self.unknown += self.hands.values()
         self.epoch += 1
-        self.linked, self.known, self.hand = False, False, None
+        self.linked, self.known, self.hands = False, False, {}
         self.to_broker.clear()
         self.to_worker.clear()
         self.core.disconnected(self.now)
@@ -638,9 +651,8 @@ class Lossy:
 
     def broker_loses_it(self) -> None:
         """The broker takes the worker for dead, and what it has for unknown."""
-        if self.hand:
-            self.unknown.append(self.hand[1])
-        self.known, self.hand = False, None
+        self.unknown += self.hands.values()
+        self.known, self.hands = False, {}
 
     def check(self) -> None:
         self.core.check_invariants()
@@ -649,7 +661,9 @@ class Lossy:
 
     def settle(self) -> None:
         """In peace, each request that is not of unknown outcome is answered."""
-        for _ in range(20 + 6 * len(self.todo)):
+        for _ in range(20 + 4 * self.nonces):
+            self.all_is_well()
+            self.work()
             self.all_is_well()
             self.work()
             self.time_passes(6.0)
@@ -663,6 +677,8 @@ STEPS = {
     "deliver": (20, lambda world: world.deliver(1)),
     "work": (14, Lossy.work),
     "all is well": (4, Lossy.all_is_well),
+    "relents": (2, Lossy.relents),
+    "moment": (4, lambda world: world.time_passes(0.002)),
     "time": (4, lambda world: world.time_passes(0.6)),
     "long time": (1, lambda world: world.time_passes(6.0)),
     "database gone": (1, lambda world: world.database_changes(False)),

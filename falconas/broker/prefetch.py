@@ -1,0 +1,83 @@
+"""Short work that a worker gets before it is done with what it has.
+
+To wake a process costs more than a short script does. So where nobody suitable is idle
+a busy worker gets further requests, as long as all that it has in hand is expected to
+take at most `HORIZON`. Only what is idempotent, and only behind what is: each such
+request has a lease. The worker does not start it later and gives it back, also while
+another one runs; if it cannot even do that, the broker takes back what nobody has
+started, `MARGIN` after the lease. So nothing is run twice.
+
+How long a script takes is what it took of late in the lane: an outlier counts at once,
+and is forgotten slowly.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Any
+
+from falconas.broker.records import Demand, Lane, Pending, Worker
+
+HORIZON = 0.001
+DEPTH = 16
+LEASE = 0.005
+# Between the look at the lease and the start a worker may lose its processor so long.
+MARGIN = 0.25
+OVERHEAD = 50e-6  # what a worker needs between two scripts
+MEMORY = 8.0  # requests
+
+
+def learn(lane: Lane, script: str, run_us: Any) -> None:
+    """Note how long a script took."""
+    if type(run_us) is not int or run_us < 0:
+        return
+    took = run_us * 1e-6 + OVERHEAD
+    pace = lane.paces.get(script, 0.0)
+    lane.paces[script] = took if took >= pace else pace + (took - pace) / MEMORY
+
+
+def expectation(lane: Lane, pending: Pending) -> float:
+    """Return how long a request will take; inf where nothing may go behind it.
+
+    Also of what a node may give back: its worker waits for the node meanwhile.
+    """
+    assert lane.scripts is not None
+    if not lane.scripts[pending.script].idempotent or pending.attempt > 1:
+        return inf
+    if pending.demand is not Demand.NOTHING:
+        return inf
+    return lane.paces.get(pending.script, inf)
+
+
+def may_follow(lane: Lane, worker: Worker, pending: Pending) -> bool:
+    """Tell whether a request may go behind what a worker has in hand."""
+    room = worker in lane.spare
+    return room and worker.load + expectation(lane, pending) <= HORIZON
+
+
+def add(lane: Lane, worker: Worker, pending: Pending) -> None:
+    """Count a request that a worker gets, and let others have their turn."""
+    pending.expected = expectation(lane, pending)
+    worker.load += pending.expected
+    lane.idle.pop(worker, None)
+    lane.spare.pop(worker, None)
+    reopen(lane, worker)
+
+
+def remove(lane: Lane, worker: Worker, pending: Pending) -> None:
+    """Count a request no more that a worker had in hand."""
+    worker.load = worker.load - pending.expected if worker.hands else 0.0
+    if not worker.hands:
+        lane.spare.pop(worker, None)
+
+
+def reopen(lane: Lane, worker: Worker) -> None:
+    """Let a worker have more, as far as there is room."""
+    few = 0 < len(worker.hands) < DEPTH
+    if few and worker.ready and worker.load < HORIZON:
+        lane.spare.setdefault(worker, None)
+
+
+def close(lane: Lane, worker: Worker) -> None:
+    """Let a worker have no more until it has answered: it is slower than expected."""
+    lane.spare.pop(worker, None)
