@@ -21,7 +21,7 @@ from falconas.worker.core import WorkerCore
 from falconas.worker.slot import Slot, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from falconas.worker.core import Work
     from falconas.worker.runner import Outcome
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 REASON_LENGTH = 200
 STEADY = 1.0
 SIGN_OF_LIFE = 5.0
-BUSY = 0.05  # after so long also a busy worker looks at all else
+# So often a busy worker looks at all else. To connect again takes longer, see
+# RECONNECT_IVL: no broker is new in between.
+LISTEN = 0.05
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +118,7 @@ class WorkerLoop:
         self._watched = -1
         self._backoff = Backoff(0.05, 5.0, random.random)
         self._connect_at = 0.0
+        self._listen_at = 0.0
         self._connected_at = 0.0
         self._trouble = ""
         self._result_bytes = 0
@@ -167,15 +170,13 @@ class WorkerLoop:
         # Before any request meets it: an idle connection is readable when it is dead.
         if self._watched in ready:
             self._check_connection()
-        news = self._dealer.take_news() if self._dealer.monitor in ready else ()
-        self._receive()
-        self._hear(news)
-        now = monotonic()
-        busy_until = now + BUSY
-        while now < busy_until and (work := self._core.take_work(now)):
+        self._listen()
+        while (now := monotonic()) < self._listen_at:
+            work = self._core.take_work(now)
+            if work is None:
+                break
             self._serve(work)
             self._receive()
-            now = monotonic()
         if self._stopping:
             self._core.drain(now)
         else:
@@ -210,18 +211,21 @@ class WorkerLoop:
                 self._limit(message)
                 self._greeted()
 
-    def _hear(self, news: Iterable[bool]) -> None:
-        """Take in news of the connection, but only after what came before them.
+    def _listen(self) -> None:
+        """Take in news of the connection as well, but after what came before them.
 
-        They were read first, so that nothing of the old connection is still unread
-        when a READY says what this worker holds.
+        They are read first, so that nothing of the old connection is still unread when
+        a READY says what this worker holds.
         """
+        news = self._dealer.take_news()
+        self._receive()
         for connected in news:
             if connected:
                 self._core.connected(monotonic())
             else:
                 self._core.disconnected(monotonic())
         self._flush()
+        self._listen_at = monotonic() + LISTEN
 
     def _relent(self) -> None:
         """Give back what waits; called in the middle of a script that takes long."""
@@ -255,6 +259,9 @@ class WorkerLoop:
         self._lend(work.relent_at, self._relent)
         outcome = self._runner.run(work.request, work.body, work.deadline)
         now = monotonic()
+        if now >= self._listen_at:
+            # A broker that came meanwhile hears who this is before it hears an answer.
+            self._listen()
         if not self._connection.sound:
             self._core.connection(sound=False, now=now, reason="connection lost")
         if self._stopping:

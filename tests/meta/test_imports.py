@@ -17,7 +17,8 @@ SHELLS = {
     "client": {"__init__", "sync", "aio", "link", "operator", "thread"},
 }
 PURE_BESIDES = {
-    "errors", "messages", "protocol", "codec", "options", "quantities", "settings",
+    "errors", "headers", "messages", "protocol", "codec", "options", "quantities",
+    "settings",
     "worker.core", "worker.clock", "worker.policy", "worker.watchdog", "worker.backoff",
     "worker.wear", "worker.snapshot", "worker.reload", "worker.nursery",
     "worker.places", "worker.roster", "worker.rollout", "worker.parameters",
@@ -33,13 +34,15 @@ IMPURE_LIBRARIES = {
 
 # What a part may import of the others; its own modules besides.
 FOUNDATION = {
-    "errors", "messages", "protocol", "codec", "options", "quantities", "settings",
+    "errors", "headers", "messages", "protocol", "codec", "options", "quantities",
+    "settings",
 }  # fmt: skip
 PARTS = {
     "errors": set(),
     "messages": set(),
     "options": set(),
-    "protocol": {"errors", "messages"},
+    "headers": {"messages"},
+    "protocol": {"errors", "headers", "messages"},
     "codec": {"errors"},
     "quantities": {"options"},
     "settings": {"options", "quantities"},

@@ -79,13 +79,26 @@ class FakeBroker:
         router.send_multipart([peer, encode(message), body])
 
     def request(
-        self, peer: bytes, script: str, left: float = 20.0, **params: Any
+        self,
+        peer: bytes,
+        script: str,
+        left: float = 20.0,
+        *,
+        ahead: int = 0,
+        lease: float = 0.0,
+        **params: Any,
     ) -> bytes:
-        """Dispatch a request to a worker; return its dispatch id."""
+        """Dispatch a request to a worker; return its dispatch id.
+
+        With so many `ahead` of it, it has a lease of so many seconds.
+        """
         self.dispatched += 1
         id_ = self.epoch + self.dispatched.to_bytes(8, "big")
         now = monotonic()
-        message = Request(id_, script, now + left, {"now": now})
+        extras: dict[str, Any] = {"now": now}
+        if ahead:
+            extras |= {"ahead": ahead, "start_by": now + lease}
+        message = Request(id_, script, now + left, extras)
         self.send(self.backend, peer, message, encode_params(params))
         return id_
 

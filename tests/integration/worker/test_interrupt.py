@@ -450,6 +450,57 @@ def test_an_import_is_not_left_half_done() -> None:
             interrupts.run(lambda: space["machinery"](alarm), far, nothing)
 
 
+def wait_until(done: list[Any]) -> str:
+    while not done:
+        time.sleep(0.001)
+    return "unharmed"
+
+
+def test_who_takes_long_has_to_relent_and_goes_on() -> None:
+    done: list[str] = []
+    with installed(lambda: False) as interrupts:
+        far = time.monotonic() + 60
+        interrupts.lend(time.monotonic() + 0.005, lambda: done.append("relented"))
+        assert interrupts.run(partial(wait_until, done), far, nothing) == "unharmed"
+        assert interrupts.run(alarm, far, nothing) is None
+    assert done == ["relented"]
+
+
+def test_the_deadline_comes_after_relenting_too() -> None:
+    done: list[str] = []
+    with installed(lambda: False) as interrupts:
+        now = time.monotonic()
+        interrupts.lend(now + 0.005, lambda: done.append("relented"))
+        with pytest.raises(Interrupted):
+            interrupts.run(partial(wait_until, []), now + 0.02, nothing)
+    assert interrupts.fired is Cause.DEADLINE
+    assert done == ["relented"]
+
+
+def test_who_is_done_before_need_not_relent() -> None:
+    done: list[str] = []
+    with installed(lambda: False) as interrupts:
+        far = time.monotonic() + 60
+        interrupts.lend(far, lambda: done.append("relented"))
+        interrupts.run(nothing, far, nothing)
+        interrupts.run(alarm, far, nothing)
+    assert not done
+
+
+def test_relenting_is_not_disturbed() -> None:
+    done: list[object] = []
+
+    def relent() -> None:
+        alarm()
+        done.append("relented")
+
+    with installed(lambda: bool(done)) as interrupts:
+        interrupts.lend(time.monotonic() + 0.005, relent)
+        with pytest.raises(Interrupted):  # the signal came after it
+            interrupts.run(partial(wait_until, []), time.monotonic() + 60, nothing)
+    assert done == ["relented"]
+
+
 def test_not_installed_it_only_runs() -> None:
     assert Interrupts().run(lambda: 3, 0.0, nothing) == 3
 

@@ -4,7 +4,9 @@ import queue
 import signal
 import socket
 import threading
+import time
 from contextlib import contextmanager, suppress
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -72,6 +74,8 @@ class Stage:
         self.resets = True
         self.alone = True
         self.result_bytes = 0
+        self.relent_at = inf
+        self.relent: Any = None
         self.runs: queue.Queue[Request] = queue.Queue()
         self.outcomes: queue.Queue[Outcome] = queue.Queue()
         self.before_outcome: list[Any] = []
@@ -86,6 +90,7 @@ class Stage:
             self.connect,
             self.serve_on,
             self,
+            self.lend,
         )
         self.thread = threading.Thread(target=self.loop.run)
 
@@ -108,6 +113,9 @@ class Stage:
             self.before_outcome.pop()()
         self.slot.enter(State.REPLY)
         return outcome
+
+    def lend(self, relent_at: float, relent: Any) -> None:
+        self.relent_at, self.relent = relent_at, relent
 
     def reset(self) -> bool:
         return self.resets
@@ -315,6 +323,29 @@ def test_a_cancel_behind_a_running_script_is_applied_before_the_start(
     assert stage.runs.qsize() == 1
 
 
+def test_what_waits_behind_a_long_script_is_given_back(
+    stage: Stage, broker: Any
+) -> None:
+    peer = ready(stage, broker)
+    with running(stage, broker, peer) as first:
+        second = broker.request(peer, "echo", ahead=1, lease=5.0)
+        third = broker.request(peer, "echo", ahead=2, lease=5.0)
+    stage.runs.get(timeout=PATIENCE)  # the second has another one behind it
+    assert 0.0 < stage.relent_at - time.monotonic() <= 5.0
+    stage.before_outcome = [stage.relent]
+    stage.outcomes.put(OK)
+    broker.take(Reply, id=first)
+    assert broker.take(Return)[1].id == third
+    broker.take(Reply, id=second)
+
+
+def test_what_has_lost_its_lease_is_given_back(stage: Stage, broker: Any) -> None:
+    peer = ready(stage, broker)
+    lapsed = broker.request(peer, "echo", ahead=1, lease=-0.1)
+    assert broker.take(Return)[1].id == lapsed
+    assert stage.runs.empty()
+
+
 def test_an_idle_worker_introduces_itself_to_a_new_broker(
     stage: Stage, broker: Any
 ) -> None:
@@ -348,17 +379,17 @@ def test_a_busy_worker_introduces_itself_before_its_reply(
 def wait_for_connection(stage: Stage) -> None:
     """Wait, as a long script would, until there is news of loss and reconnection."""
     dealer = stage.loop._dealer
-    read = dealer.news
+    read = dealer.take_news
     news: list[bool] = []
     while not any(news):
         assert dealer.monitor.poll(int(PATIENCE * 1000))
         news.extend(read())
 
-    def give_back() -> Iterator[bool]:
-        dealer.news = read  # type: ignore[method-assign]
-        return iter(news)
+    def give_back() -> list[bool]:
+        dealer.take_news = read  # type: ignore[method-assign]
+        return news
 
-    dealer.news = give_back  # type: ignore[method-assign]
+    dealer.take_news = give_back  # type: ignore[method-assign]
 
 
 def test_a_broker_that_forgot_it_is_reminded(stage: Stage, broker: Any) -> None:
