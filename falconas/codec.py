@@ -73,8 +73,11 @@ def encode_params(params: Mapping[str, Any]) -> bytes:
     Raises:
         InvalidArgument: Not a map with string keys, or a value has no encoding.
     """
-    if not isinstance(params, Mapping) or not all(isinstance(k, str) for k in params):
-        raise InvalidArgument("parameters must be a mapping with string keys")
+    if type(params) is not dict and not isinstance(params, Mapping):
+        raise _no_parameters()
+    for key in params:  # twice as fast as all()
+        if not isinstance(key, str):
+            raise _no_parameters()
     ordered = {key: params[key] for key in sorted(params)}
     try:
         return _pack(ordered, ext=True)
@@ -142,7 +145,9 @@ def decode_value(body: bytes | memoryview) -> Any:
     if not len(body):
         return None
     try:
-        return _unpack(body, strict_map_key=False)
+        return msgpack.unpackb(
+            body, ext_hook=_ext_hook, timestamp=3, strict_map_key=False
+        )
     except TypeError:  # a key that cannot be hashed
         return _decode_keys(body)
     except Exception as error:
@@ -171,8 +176,29 @@ def encode_value(value: Any) -> bytes:
 
 
 def _pack(value: Any, *, ext: bool) -> bytes:
-    body: bytes = msgpack.packb(value, default=_default_ext if ext else _default_text)
+    packers = _WITH_EXT if ext else _WITH_TEXT
+    try:  # taken out: a value's own code, or another thread, may pack meanwhile
+        packer = packers.pop()
+    except IndexError:
+        packer = _packer(ext=ext)
+    body: bytes = packer.pack(value)
+    if len(body) < _KEPT_BYTES:
+        packers.append(packer)
     return body
+
+
+def _packer(*, ext: bool) -> Any:
+    return msgpack.Packer(default=_default_ext if ext else _default_text, buf_size=4096)
+
+
+# Packers that are not in use; a new one costs more than most values.
+_WITH_EXT: list[Any] = []
+_WITH_TEXT: list[Any] = []
+_KEPT_BYTES = 65_536
+
+
+def _no_parameters() -> InvalidArgument:
+    return InvalidArgument("parameters must be a mapping with string keys")
 
 
 def _unpack(body: bytes | memoryview, **options: Any) -> Any:

@@ -9,14 +9,15 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
 from falconas import codec
-from falconas.client.calls import OUTSTANDING, Outstanding, Verdict
+from falconas.client.calls import OUTSTANDING, Outstanding
 from falconas.client.core import ClientCore
 from falconas.client.link import Link
 from falconas.client.replies import Lsn, Positions
 from falconas.client.sync import FRONTEND
+from falconas.client.verdict import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
+    from collections.abc import Generator, Mapping
 
 
 class AsyncClient:
@@ -102,25 +103,24 @@ class AsyncClient:
             FalconError: The call is refused; nothing was started.
         """
         body = codec.encode_params({} if params is None else params)
-        return self._submit(
-            lambda call, now: self._core.request(
-                call,
-                script,
-                body,
-                now,
-                budget=budget,
-                idempotent=idempotent,
-                cancel_on_disconnect=cancel_on_disconnect,
-                min_lsn=min_lsn,
-            )
+        call = self._new_call()
+        call.outstanding = self._core.request(
+            call,
+            script,
+            body,
+            monotonic(),
+            budget,
+            idempotent,
+            cancel_on_disconnect,
+            min_lsn,
         )
+        return call
 
     async def scripts(self, *, budget: float | None = None) -> dict[str, Any]:
         """Return the catalogue: what is known of each script, by name."""
-        catalogue = await self._submit(
-            lambda call, now: self._core.catalogue(call, now, budget=budget)
-        )
-        scripts: dict[str, Any] = catalogue["scripts"]
+        call = self._new_call()
+        call.outstanding = self._core.catalogue(call, monotonic(), budget=budget)
+        scripts: dict[str, Any] = (await call)["scripts"]
         return scripts
 
     @property
@@ -156,14 +156,14 @@ class AsyncClient:
         self._core.cancel(outstanding, monotonic())
         self._step_soon()
 
-    def _submit(self, accept: Callable[[AsyncCall, float], Outstanding]) -> AsyncCall:
+    def _new_call(self) -> AsyncCall:
+        """Return a call for the core to accept; a step is to follow."""
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self._open(loop)
-        call = AsyncCall(self)
-        call.outstanding = accept(call, monotonic())
-        self._step_soon()
-        return call
+        if self._soon is None:
+            self._step_soon()
+        return AsyncCall(self, loop)
 
     def _open(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._loop is not None:
@@ -231,11 +231,12 @@ class AsyncClient:
 class AsyncCall:
     """A call on its way; made by `AsyncClient.submit`. Await it for the result."""
 
-    __slots__ = ("_client", "_verdict", "_waiters", "outstanding")
+    __slots__ = ("_client", "_loop", "_verdict", "_waiters", "outstanding")
     outstanding: Outstanding
 
-    def __init__(self, client: AsyncClient) -> None:
+    def __init__(self, client: AsyncClient, loop: asyncio.AbstractEventLoop) -> None:
         self._client = client
+        self._loop = loop
         self._verdict: Verdict | None = None
         self._waiters: list[asyncio.Future[Verdict]] = []
 
@@ -267,7 +268,7 @@ class AsyncCall:
             FalconError: One class for each code, see `falconas.errors`.
         """
         if timeout is not None and self._verdict is None:
-            waiter = asyncio.get_running_loop().create_future()
+            waiter = self._loop.create_future()
             self._waiters.append(waiter)
             try:
                 done, _ = await asyncio.wait([waiter], timeout=max(timeout, 0))
@@ -283,7 +284,7 @@ class AsyncCall:
         """Wait for the verdict: return the result or raise the error."""
         verdict = self._verdict
         if verdict is None:
-            waiter = asyncio.get_running_loop().create_future()
+            waiter = self._loop.create_future()
             self._waiters.append(waiter)
             try:
                 verdict = yield from waiter

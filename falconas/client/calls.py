@@ -11,15 +11,15 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from math import inf, isfinite
-from typing import Any, NamedTuple, TypedDict, Unpack
+from typing import Any
 
-from falconas import codec
+from falconas.client import wire
 from falconas.client.replies import Lsn, Positions
+from falconas.client.verdict import Verdict
 from falconas.errors import (
     Cancelled,
     DeadlineExceeded,
     FalconError,
-    Internal,
     InvalidArgument,
     ResourceExhausted,
     Started,
@@ -32,43 +32,6 @@ from falconas.protocol import BUDGET_LIMIT, Catalogue, Request, encode
 GRACE = 1.0
 OUTSTANDING = 1_000
 ATTEMPTS = 2
-
-
-class Terms(TypedDict, total=False):
-    """What a caller says of one call; what is not said, or None, is the default.
-
-    `budget` is the script's own, `idempotent` what the catalogue says,
-    `cancel_on_disconnect` what the client was made with, and `min_lsn` what its replies
-    told.
-    """
-
-    budget: float | None
-    idempotent: bool | None
-    cancel_on_disconnect: bool | None
-    min_lsn: Lsn | None
-
-
-class Verdict(NamedTuple):
-    """How a call ended: the result's body, or the error to raise.
-
-    `info` holds the extras of the reply; the client's own verdicts say
-    `{"verdict": "client"}`.
-    """
-
-    body: bytes
-    error: FalconError | None
-    info: dict[str, Any]
-
-    def value(self) -> Any:
-        """Return the result or raise the error."""
-        if self.error is not None:
-            raise self.error
-        try:
-            return codec.decode_value(self.body)
-        except ValueError as error:
-            raise Internal(
-                f"the result cannot be read: {error}", started=Started.YES
-            ) from None
 
 
 @dataclass(slots=True, eq=False)
@@ -105,19 +68,6 @@ class Outstanding:
             return self.deadline
         return min(self.deadline, self.cancelled_at) + GRACE
 
-    def header(self, now: float) -> bytes:
-        """Return the frame that asks the broker, with the time left at `now`."""
-        if self.script is None:
-            return encode(Catalogue(self.id, {}))
-        own = self.budget is None and not self.attempts
-        left = None if own else self.deadline - now
-        extras: dict[str, Any] = {"accept": ["ext"]}
-        if self.cancel_on_disconnect:
-            extras["cancel_on_disconnect"] = True
-        if self.min_lsn:
-            extras["min_lsn"] = self.min_lsn
-        return encode(Request(self.id, self.script, left, extras))
-
 
 class Calls:
     """All calls without a verdict, and the verdicts not yet taken."""
@@ -145,6 +95,7 @@ class Calls:
         self._limit = limit
         self._cancel_on_disconnect = cancel_on_disconnect
         self._positions = positions or Positions()
+        self._names = wire.Names()
         self._verdicts: list[tuple[Any, Verdict]] = []
 
     def __len__(self) -> int:
@@ -162,39 +113,66 @@ class Calls:
     def accept(
         self,
         owner: Any,
-        script: str | None,
+        script: str,
         body: bytes,
         now: float,
-        **terms: Unpack[Terms],
+        budget: float | None = None,
+        idempotent: bool | None = None,
+        cancel_on_disconnect: bool | None = None,
+        min_lsn: Lsn | None = None,
     ) -> Outstanding:
-        """Take on a call, or raise why not."""
-        budget, own = terms.get("budget"), terms.get("cancel_on_disconnect")
+        """Take on a call; its verdict will come with `owner`.
+
+        What is not said, or None, is the default: `budget` is the script's own,
+        `idempotent` what the catalogue says, `cancel_on_disconnect` what the client
+        was made with, and `min_lsn` what its replies told.
+
+        Raises:
+            FalconError: It is refused; nothing was started.
+            RuntimeError: The client is closed.
+        """
+        if not isinstance(script, str):
+            raise wire.no_name(script)
+        self._names[script]
         patience = self._budget if budget is None else check_budget(budget)
-        min_lsn = self._positions.wanted(terms.get("min_lsn"))
-        if len(self) >= self._limit:
-            self.counters["refused"] += 1
-            raise ResourceExhausted(
-                f"{self._limit} calls of this client are outstanding;"
-                " wait for results, or make the client with a larger outstanding=",
-                retry_safe=True,
-                retry_after=0.1,
+        gone = cancel_on_disconnect
+        return self._add(
+            Outstanding(
+                self.new_id(),
+                owner,
+                script,
+                body,
+                budget,
+                idempotent,
+                self._cancel_on_disconnect if gone is None else gone,
+                now,
+                now + patience,
+                self._positions.wanted(min_lsn),
             )
-        call = Outstanding(
-            id=self.new_id(),
-            owner=owner,
-            script=script,
-            body=body,
-            budget=budget if script is not None else patience,
-            idempotent=terms.get("idempotent"),
-            cancel_on_disconnect=self._cancel_on_disconnect if own is None else own,
-            asked=now,
-            deadline=now + patience,
-            min_lsn=min_lsn,
         )
-        self.unsent[call.id] = call
-        self.due = min(self.due, call.deadline)
-        self.counters["accepted"] += 1
-        return call
+
+    def ask(self, owner: Any, now: float, budget: float | None) -> Outstanding:
+        """Take on a question for the catalogue, or raise why not."""
+        patience = self._budget if budget is None else check_budget(budget)
+        id_, end = self.new_id(), now + patience
+        return self._add(
+            Outstanding(id_, owner, None, b"", patience, True, False, now, end, {})
+        )
+
+    def header(self, call: Outstanding, now: float) -> bytes:
+        """Return the frame that asks the broker, with the time left at `now`."""
+        if call.script is None:
+            return encode(Catalogue(call.id, {}))
+        own = call.budget is None and not call.attempts
+        left = None if own else call.deadline - now
+        if not call.cancel_on_disconnect and not call.min_lsn:
+            return wire.request(call.id, self._names[call.script], left)
+        extras: dict[str, Any] = {"accept": ["ext"]}
+        if call.cancel_on_disconnect:
+            extras["cancel_on_disconnect"] = True
+        if call.min_lsn:
+            extras["min_lsn"] = call.min_lsn
+        return encode(Request(call.id, call.script, left, extras))
 
     def hand_over(self, longest: float, now: float) -> Outstanding:
         """Move the first unsent call to the sent ones.
@@ -205,8 +183,8 @@ class Calls:
         self.sent[call.id] = call
         if call.budget is None and not call.attempts:
             call.deadline = now + longest
+            self.due = min(self.due, call.deadline + GRACE)
         call.attempts += 1
-        self.due = min(self.due, call.overdue_at)
         return call
 
     def is_idempotent(self, call: Outstanding) -> bool:
@@ -296,7 +274,8 @@ class Calls:
             earlier = call.attempts
         if earlier > 0 and verdict.error and verdict.error.started is Started.NO:
             verdict.error.started = Started.UNKNOWN  # "no" is of this attempt only
-        self._positions.learn(verdict.info)
+        if self._positions.follow:
+            self._positions.learn(verdict.info)
         self._verdicts.append((call.owner, verdict))
         call.owner = None
 
@@ -304,6 +283,29 @@ class Calls:
         """Return the owners of calls that ended, each with its verdict."""
         taken, self._verdicts = self._verdicts, []
         return taken
+
+    def close(self) -> None:
+        """Take on no more."""
+        self._limit = 0
+
+    def _add(self, call: Outstanding) -> Outstanding:
+        if len(self.unsent) + len(self.sent) >= self._limit:
+            raise self._full()
+        self.unsent[call.id] = call
+        self.due = min(self.due, call.deadline)
+        self.counters["accepted"] += 1
+        return call
+
+    def _full(self) -> Exception:
+        if not self._limit:
+            return RuntimeError("the client is closed")
+        self.counters["refused"] += 1
+        return ResourceExhausted(
+            f"{self._limit} calls of this client are outstanding;"
+            " wait for results, or make the client with a larger outstanding=",
+            retry_safe=True,
+            retry_after=0.1,
+        )
 
     def check_invariants(self) -> None:
         """Assert what always holds; for tests, as it looks at every call."""
@@ -325,6 +327,8 @@ def check_budget(budget: float) -> float:
         InvalidArgument: It is no number of seconds up to a week.
         DeadlineExceeded: It is used up.
     """
+    if type(budget) is float and 0.0 < budget <= BUDGET_LIMIT:
+        return budget
     number = isinstance(budget, int | float) and not isinstance(budget, bool)
     if not number or not isfinite(budget) or budget > BUDGET_LIMIT:
         raise InvalidArgument(

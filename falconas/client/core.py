@@ -13,13 +13,15 @@ Rules
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 from math import inf
-from typing import Any, Unpack
+from typing import Any
 
-from falconas.client.calls import OUTSTANDING, Calls, Outstanding, Terms, Verdict
+from falconas.client.calls import OUTSTANDING, Calls, Outstanding
 from falconas.client.replies import Positions, positive, value_of
+from falconas.client.verdict import Verdict
+from falconas.client.wire import ok_id
 from falconas.errors import Internal, InvalidArgument, Started, error_for
 from falconas.protocol import (
     Cancel,
@@ -33,7 +35,6 @@ from falconas.protocol import (
     Welcome,
     decode,
     encode,
-    is_script_name,
 )
 
 # A lost broker may come back so long; its callers are answered within a second.
@@ -71,8 +72,10 @@ class ClientCore:
         self._endpoint = endpoint
         limit, gone = outstanding, cancel_on_disconnect
         self._calls = Calls(session, endpoint, budget, limit, gone, positions)
+        # How a call is accepted, and what has happened, by name.
+        self.request = self._calls.accept
+        self.counters = self._calls.counters
         self._control: deque[bytes] = deque()
-        self._closed = False
         # The connection.
         self._connected = False
         self._welcomed = False
@@ -88,43 +91,22 @@ class ClientCore:
         self._catalogue_at = 0.0
 
     @property
-    def counters(self) -> Counter[str]:
-        """What has happened, by name."""
-        return self._calls.counters
-
-    @property
     def outstanding(self) -> int:
         """Number of calls without a verdict."""
         return len(self._calls)
 
+    @property
+    def waiting(self) -> bool:
+        """Replies are to come."""
+        return bool(self._calls.sent)
+
     # What callers do
-
-    def request(
-        self,
-        owner: Any,
-        script: str,
-        body: bytes,
-        now: float,
-        **terms: Unpack[Terms],
-    ) -> Outstanding:
-        """Accept a call; its verdict will come with `owner`.
-
-        Raises:
-            FalconError: It is refused; nothing was started.
-            RuntimeError: The client is closed.
-        """
-        if not isinstance(script, str) or not is_script_name(script):
-            given = ascii(script)[:80]
-            raise InvalidArgument(f"a script's name is like reports.daily, not {given}")
-        self._check_open()
-        return self._calls.accept(owner, script, body, now, **terms)
 
     def catalogue(
         self, owner: Any, now: float, *, budget: float | None = None
     ) -> Outstanding:
         """Accept a question for all that is known of the scripts."""
-        self._check_open()
-        return self._calls.accept(owner, None, b"", now, budget=budget, idempotent=True)
+        return self._calls.ask(owner, now, budget)
 
     def cancel(self, call: Outstanding, now: float) -> None:
         """Cancel a call; once it was sent, the broker says how it ends."""
@@ -139,11 +121,11 @@ class ClientCore:
 
     def close(self, reason: str = "the client was closed") -> None:
         """End every call; the broker is told to stop what it works on."""
-        self._closed = True
         for call in self._calls.all():
             if self._welcomed and call.id in self._calls.sent and not call.cancelled:
                 self._control.append(encode(Cancel(call.id, {})))
             self._calls.cancel(call, reason)
+        self._calls.close()
 
     def take_verdicts(self) -> list[tuple[Any, Verdict]]:
         """Return the owners of calls that ended, each with its verdict."""
@@ -171,6 +153,11 @@ class ClientCore:
         """Take a message from the broker; return what is wrong with it, if anything."""
         if len(frames) != 2:  # noqa: PLR2004
             return self._malformed(f"a message of {len(frames)} frames")
+        call = self._calls.sent.get(ok_id(frames[0]))  # type: ignore[arg-type]
+        if call is not None:
+            self.counters["replies"] += 1
+            self._calls.settle(call, Verdict(frames[1], None, frames[0]))
+            return None
         try:
             message = decode(frames[0], _FROM_BROKER)
         except Malformed as error:
@@ -218,7 +205,7 @@ class ClientCore:
                 text = f"the parameters have {len(call.body)} bytes, {limit}"
                 self._calls.fail(call, InvalidArgument(text))
             else:
-                return call.header(now), call.body
+                return self._calls.header(call, now), call.body
         return None
 
     def sent(self, now: float) -> None:
@@ -325,10 +312,6 @@ class ClientCore:
         what = "no answer to HELLO from" if self._connected else "no broker at"
         return f"{what} {self._endpoint}"
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise RuntimeError("the client is closed")
-
     def _malformed(self, reason: str) -> str:
         self.counters["malformed"] += 1
         return reason
@@ -337,4 +320,3 @@ class ClientCore:
         """Assert what always holds; for tests."""
         self._calls.check_invariants()
         assert self._connected >= self._welcomed >= (len(self._control) > 1)
-        assert not (self._closed and self.outstanding)

@@ -16,6 +16,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 import zmq
+from zmq.backend import Socket as _Socket
 
 if TYPE_CHECKING:
     from falconas.client.core import ClientCore
@@ -30,6 +31,8 @@ _NOBLOCK = int(zmq.NOBLOCK)
 _SNDMORE = int(zmq.SNDMORE)
 _POLLIN = int(zmq.POLLIN)
 _POLLOUT = int(zmq.POLLOUT)
+# Without pyzmq's layer in Python, which costs as much again.
+_send_frame: Any = _Socket.send
 _EVENTS = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
 _OPTIONS = {
     zmq.LINGER: 200,  # a last CANCEL may leave
@@ -72,11 +75,20 @@ class Link:
 
     def step(self, now: float) -> bool:
         """Move what can be moved; True if there is more to do at once."""
-        self._close_retired()
-        busy = self._receive(now)
-        self._watch(now)
+        if self._retired:
+            self._close_retired()
+        events = self._look(now)
+        if events & _POLLIN:
+            self._receive(now)
+            events = self._look(now)
         self._core.tick(now)
-        return self._send(now) or busy
+        self._blocked = False
+        if not self._core.sendable:
+            return bool(events & _POLLIN)
+        self._blocked = not events & _POLLOUT
+        busy = self._send(now)
+        # Sending may have taken the news off the file descriptor.
+        return bool(self._look(now) & _POLLIN) or busy
 
     @property
     def sendable(self) -> bool:
@@ -103,6 +115,9 @@ class Link:
             self._dealer.set(option, value)
         self._monitor = self._dealer.get_monitor_socket(_EVENTS)
         self.fds = (self._dealer.fileno(), self._monitor.fileno())
+        self._poller = zmq.Poller()
+        self._poller.register(self._dealer, _POLLIN | _POLLOUT)
+        self._poller.register(self._monitor, _POLLIN)
         connect(self._dealer, self._endpoint)
 
     def _close_retired(self) -> None:
@@ -110,19 +125,49 @@ class Link:
         while self._retired:
             self._retired.pop().close(linger=0)
 
-    def _receive(self, now: float) -> bool:
-        for _ in range(BATCH):
-            if not _readable(self._dealer):
-                return False
-            wrong = self._core.received(self._dealer.recv_multipart(_NOBLOCK), now)
-            if wrong and self._core.counters["malformed"] == 1:
-                log.warning("from %s: %s (further ones: debug)", self._endpoint, wrong)
-            elif wrong:
-                log.debug("from %s: %s", self._endpoint, wrong)
-        return True
+    def _look(self, now: float) -> int:
+        """Return what the socket is ready for, as of what the monitor tells now.
 
-    def _watch(self, now: float) -> None:
-        """Tell the core of connections made and lost, after what they had brought."""
+        libzmq must know of lost and new connections before it is given anything. To
+        ask for both at once costs no more than one of them.
+        """
+        events = 0
+        for socket, ready in self._poller.poll(0):
+            events = ready if socket is self._dealer else self._watch(now)
+        return events
+
+    def _receive(self, now: float) -> None:
+        """Take what is there, up to a batch."""
+        recv, core = self._dealer.recv, self._core
+        for _ in range(BATCH):
+            try:
+                frame = recv(_NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            header = frame.bytes
+            wrong = core.received(
+                (header, recv(_NOBLOCK)) if frame.more else (header,), now
+            )
+            if wrong:
+                self._complain(wrong)
+            if not core.waiting:
+                return  # the end is dearer to find by trying than by asking
+
+    def _complain(self, wrong: str) -> None:
+        """Log what is wrong with a message, and drop what is left of it."""
+        while self._dealer.get(zmq.RCVMORE):
+            self._dealer.recv(_NOBLOCK)
+        if self._core.counters["malformed"] == 1:
+            log.warning("from %s: %s (further ones: debug)", self._endpoint, wrong)
+        else:
+            log.debug("from %s: %s", self._endpoint, wrong)
+
+    def _watch(self, now: float) -> int:
+        """Tell the core of connections made and lost, after what they had brought.
+
+        Returns:
+            What the socket, which may be another one now, is ready for.
+        """
         while _readable(self._monitor):
             frames = self._monitor.recv_multipart(_NOBLOCK)
             (event,) = struct.unpack_from("=H", frames[0])
@@ -132,34 +177,30 @@ class Link:
             elif event == zmq.EVENT_DISCONNECTED:
                 log.debug("disconnected from %s", self._endpoint)
                 self._lose(now)
+        return _events(self._dealer)
 
     def _lose(self, now: float) -> None:
-        while self._receive(now):
-            pass
+        while _readable(self._dealer):
+            self._receive(now)
         if self._core.disconnected(now):
             self._dealer.disable_monitor()
             self._retired += [self._monitor, self._dealer]
             self._open()
 
     def _send(self, now: float) -> bool:
-        self._blocked = False
-        if not self._core.sendable:
-            return False
-        # libzmq must know of lost and new connections before it is given anything.
-        self._blocked = not _events(self._dealer) & _POLLOUT
+        dealer, core = self._dealer, self._core
         for _ in range(BATCH):
-            message = None if self._blocked else self._core.next_send(now)
+            message = None if self._blocked else core.next_send(now)
             if message is None:
-                # Sending may have taken the news off the file descriptor.
-                return _readable(self._dealer)
+                return False
             header, body = message
             try:
-                self._dealer.send(header, _SNDMORE | _NOBLOCK)
-                self._dealer.send(body, _NOBLOCK, copy=len(body) < SHARED_BYTES)
+                _send_frame(dealer, header, _SNDMORE | _NOBLOCK)
+                _send_frame(dealer, body, _NOBLOCK, len(body) < SHARED_BYTES)
             except zmq.Again:
                 self._blocked = True
             else:
-                self._core.sent(now)
+                core.sent(now)
         return True
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import zmq
 
 from falconas import codec
-from falconas.client.calls import Verdict
 from falconas.client.following import Reloaded, Reloads, supervisors
 from falconas.client.link import connect
+from falconas.client.verdict import Verdict
 from falconas.errors import DeadlineExceeded, Started, Unavailable, error_for
 from falconas.protocol import (
     Drain,

@@ -24,7 +24,7 @@ class Positions:
     """
 
     def __init__(self, *, follow: bool = False) -> None:
-        self._follow = follow
+        self.follow = follow
         self._seen: Lsn = {}  # never changed, only replaced: calls hold on to it
 
     @property
@@ -34,7 +34,7 @@ class Positions:
 
     def learn(self, info: dict[str, Any]) -> None:
         """Take in the extras of a reply."""
-        told = info.get("lsn") if self._follow else None
+        told = info.get("lsn") if self.follow else None
         if told and _is_lsn(told) and len(self._seen.keys() | told.keys()) <= DATABASES:
             self._seen = _highest(self._seen, told)
 

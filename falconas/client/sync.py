@@ -8,17 +8,16 @@ import warnings
 from typing import TYPE_CHECKING, Any, Self
 
 from falconas import codec
-from falconas.client.calls import OUTSTANDING, Outstanding, Terms, Verdict
+from falconas.client.calls import OUTSTANDING, Outstanding
 from falconas.client.core import ClientCore
 from falconas.client.link import Link
 from falconas.client.operator import Operator
 from falconas.client.replies import Lsn, Positions
 from falconas.client.thread import Io
+from falconas.client.verdict import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    Accept = Callable[["Call", float], Outstanding]
+    from collections.abc import Mapping
 
 FRONTEND = "tcp://127.0.0.1:5570"
 
@@ -89,13 +88,16 @@ class Client:
         Raises:
             FalconError: One class for each code, see `falconas.errors`.
         """
-        terms = Terms(
-            budget=budget,
-            idempotent=idempotent,
-            cancel_on_disconnect=cancel_on_disconnect,
-            min_lsn=min_lsn,
-        )
-        return self._wait(self._request(script, params, terms))
+        call = Call(self._io)
+        try:
+            body = codec.encode_params({} if params is None else params)
+            self._io.request(
+                call, script, body, budget, idempotent, cancel_on_disconnect, min_lsn
+            )
+            return call.result()
+        except BaseException:
+            call.cancel()  # Ctrl-C: nobody waits for it any more
+            raise
 
     def submit(
         self,
@@ -114,23 +116,22 @@ class Client:
             FalconError: The call is refused; nothing was started.
         """
         call = Call(self._io)
-        terms = Terms(
-            budget=budget,
-            idempotent=idempotent,
-            cancel_on_disconnect=cancel_on_disconnect,
-            min_lsn=min_lsn,
+        body = codec.encode_params({} if params is None else params)
+        self._io.request(
+            call, script, body, budget, idempotent, cancel_on_disconnect, min_lsn
         )
-        self._io.submit(call, self._request(script, params, terms))
         return call
 
     def scripts(self, *, budget: float | None = None) -> dict[str, Any]:
         """Return the catalogue: what is known of each script, by name."""
-        core = self._io.core
-        catalogue = self._wait(
-            lambda call, now: core.catalogue(call, now, budget=budget)
-        )
-        scripts: dict[str, Any] = catalogue["scripts"]
-        return scripts
+        call = Call(self._io)
+        try:
+            self._io.catalogue(call, budget)
+            scripts: dict[str, Any] = call.result()["scripts"]
+            return scripts
+        except BaseException:
+            call.cancel()
+            raise
 
     @property
     def lsn(self) -> dict[str, int]:
@@ -150,21 +151,6 @@ class Client:
         self._io.stop()
         self._io.join()
 
-    def _request(
-        self, script: str, params: Mapping[str, Any] | None, terms: Terms
-    ) -> Accept:
-        body = codec.encode_params({} if params is None else params)
-        return lambda call, now: self._io.core.request(call, script, body, now, **terms)
-
-    def _wait(self, accept: Accept) -> Any:
-        call = Call(self._io)
-        try:
-            self._io.submit(call, accept)
-            return call.result()
-        except BaseException:
-            call.cancel()  # Ctrl-C: nobody waits for it any more
-            raise
-
     def __enter__(self) -> Self:
         return self
 
@@ -180,11 +166,11 @@ class Client:
 class Call:
     """A call on its way; made by `Client.submit`, may be used by any thread."""
 
-    __slots__ = ("_gate", "_io", "_outstanding", "_verdict")
+    __slots__ = ("_gate", "_io", "_verdict", "outstanding")
 
     def __init__(self, io: Io) -> None:
         self._io = io
-        self._outstanding: Outstanding | None = None
+        self.outstanding: Outstanding | None = None
         self._verdict: Verdict | None = None
         # Held until there is a verdict; a lock is the cheapest thing to wait for.
         self._gate = threading.Lock()
@@ -193,8 +179,8 @@ class Call:
     @property
     def id(self) -> bytes:
         """The id of the request; another one once it was sent again."""
-        assert self._outstanding is not None
-        return self._outstanding.id
+        assert self.outstanding is not None
+        return self.outstanding.id
 
     @property
     def info(self) -> dict[str, Any]:
@@ -207,8 +193,7 @@ class Call:
 
     def cancel(self) -> None:
         """Ask to end it; the verdict says whether it was in time."""
-        if self._outstanding is not None:
-            self._io.cancel(self._outstanding)
+        self._io.cancel(self)
 
     def result(self, timeout: float | None = None) -> Any:
         """Wait for the verdict: return the result or raise the error.
@@ -218,13 +203,16 @@ class Call:
             FalconError: One class for each code, see `falconas.errors`.
         """
         if self._verdict is None:
-            self._io.check_process()
+            self._wait(timeout)
+        assert self._verdict is not None
+        return self._verdict.value()
+
+    def _wait(self, timeout: float | None) -> None:
+        self._io.check_process()
         wait = -1 if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX)
         if not self._gate.acquire(timeout=wait):
             raise TimeoutError(f"no verdict within {timeout} s; the call goes on")
         self._gate.release()
-        assert self._verdict is not None
-        return self._verdict.value()
 
     def settle(self, verdict: Verdict) -> None:
         """Let the waiting threads go on."""

@@ -13,12 +13,11 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from falconas.client.calls import Outstanding, Verdict
     from falconas.client.core import ClientCore
     from falconas.client.link import Link
+    from falconas.client.replies import Lsn
     from falconas.client.sync import Call
+    from falconas.client.verdict import Verdict
 
 log = logging.getLogger("falconas.client")
 
@@ -55,20 +54,49 @@ class Io:
         if os.getpid() != self._process:
             raise RuntimeError("a client does not survive os.fork(): make a new one")
 
-    def submit(self, call: Call, accept: Callable[[Call, float], Outstanding]) -> None:
+    def request(
+        self,
+        call: Call,
+        script: str,
+        body: bytes,
+        budget: float | None,
+        idempotent: bool | None,
+        cancel_on_disconnect: bool | None,
+        min_lsn: Lsn | None,
+    ) -> None:
         """Let the core accept a new call."""
         self.check_process()
         with self._lock:
-            call._outstanding = accept(call, monotonic())  # noqa: SLF001
+            call.outstanding = self.core.request(
+                call,
+                script,
+                body,
+                monotonic(),
+                budget,
+                idempotent,
+                cancel_on_disconnect,
+                min_lsn,
+            )
             ring, self._asleep = self._asleep, False
         if ring:
             self._ring()
 
-    def cancel(self, outstanding: Outstanding) -> None:
-        """Let the core cancel a call."""
+    def catalogue(self, call: Call, budget: float | None) -> None:
+        """Let the core accept a question for the catalogue."""
         self.check_process()
         with self._lock:
-            self.core.cancel(outstanding, monotonic())
+            call.outstanding = self.core.catalogue(call, monotonic(), budget=budget)
+            ring, self._asleep = self._asleep, False
+        if ring:
+            self._ring()
+
+    def cancel(self, call: Call) -> None:
+        """Let the core cancel a call that it accepted."""
+        if call.outstanding is None:
+            return
+        self.check_process()
+        with self._lock:
+            self.core.cancel(call.outstanding, monotonic())
             verdicts = self.core.take_verdicts()
             ring, self._asleep = self._asleep, False
         if ring:

@@ -4,7 +4,9 @@ import dataclasses
 import enum
 import ipaddress
 import math
+import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -382,3 +384,42 @@ def test_durations_are_iso_8601(value: timedelta) -> None:
 @given(st.times())
 def test_times_are_iso_8601(value: time) -> None:
     assert time.fromisoformat(decode_value(pack(value, ext=False))) == value
+
+
+class Reentrant(dict[str, Any]):
+    """Its own code packs while it is packed."""
+
+    def items(self) -> Any:
+        assert encode_params({"inner": "x" * 100}) == inner()
+        assert encode_value(["inner"]) == b"\x91\xa5inner"
+        return super().items()
+
+
+def inner() -> bytes:
+    return b"\x81\xa5inner\xd9\x64" + b"x" * 100
+
+
+@pytest.mark.parametrize("size", [1, 100_000])
+def test_what_packs_while_it_is_packed_disturbs_nothing(size: int) -> None:
+    value = Reentrant(before=b"x" * size, after=[1])
+    for _ in range(3):
+        body = encode_params({"value": value})
+        assert decode_params(body) == {"value": dict(value)}
+
+
+def test_what_failed_to_pack_leaves_nothing_behind() -> None:
+    with pytest.raises(InvalidArgument):
+        encode_params({"a": "x" * 100, "b": object()})
+    assert encode_params({"a": 1}) == b"\x81\xa1a\x01"
+
+
+def test_threads_do_not_share_what_they_pack() -> None:
+    class Slow(dict[str, Any]):
+        def items(self) -> Any:
+            gate.wait(10)  # both are in the middle
+            return super().items()
+
+    gate = threading.Barrier(2)
+    with ThreadPoolExecutor(2) as pool:
+        bodies = pool.map(encode_params, [{"a": Slow(n=n)} for n in range(2)])
+        assert list(map(decode_params, bodies)) == [{"a": {"n": 0}}, {"a": {"n": 1}}]

@@ -12,7 +12,7 @@ import pytest
 from falconas.client.core import ClientCore
 from falconas.client.link import BATCH, Link
 from falconas.errors import Unavailable
-from falconas.protocol import Request
+from falconas.protocol import Kind, Reply, Request, encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -114,6 +114,26 @@ def test_what_is_malformed_is_counted_and_logged_once(
     assert client.core.counters["malformed"] == 4
     (record,) = caplog.records
     assert broker.endpoint in record.getMessage()
+
+
+def test_bodies_stay_with_their_headers_whatever_comes_between(
+    client: Client, broker: Broker
+) -> None:
+    meet(client, broker)
+    core = client.core
+    for index in range(3):
+        core.request(index, "echo", b"", monotonic())
+    client.until(lambda: not core.sendable)
+    ids = [broker.expect(Request)[0].id for _ in range(4)]
+    headers = [encode(Reply(id_, Kind.OK, 0, {})) for id_ in ids]
+    broker.send(headers[3])  # an OK without a body is none
+    broker.send(headers[0], b"\x00", headers[3])
+    broker.send(headers[1], b"\x01", headers[3], b"\x63")  # two in one message
+    broker.send(headers[2], b"\x02")
+    client.until(lambda: core.counters["replies"] == 4)
+    verdicts = [verdict.value() for _, verdict in core.take_verdicts()]
+    assert verdicts == [0, 1, 99, 2]
+    assert core.counters["malformed"] == 2
 
 
 def test_a_lost_connection_is_noticed_and_made_again(

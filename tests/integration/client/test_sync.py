@@ -318,7 +318,7 @@ def test_a_fault_in_the_thread_ends_the_calls(
     def fail(_: object) -> bool:
         raise RuntimeError("bug")
 
-    monkeypatch.setattr(client._io._link, "_receive", fail)
+    monkeypatch.setattr(client._io._link, "_look", fail)
     client.submit("echo")
     with pytest.raises(Cancelled, match="the client failed: bug"):
         call.result(5)

@@ -6,8 +6,8 @@ from math import inf
 
 import pytest
 
-from falconas.client.calls import GRACE, Calls, Outstanding, Verdict, check_budget
-from falconas.errors import Aborted, Started
+from falconas.client.calls import GRACE, Calls, Outstanding, check_budget
+from falconas.client.verdict import Verdict
 
 NOW = 50.0
 
@@ -61,15 +61,6 @@ def test_a_call_that_was_sent_has_grace(calls: Calls) -> None:
     assert call.overdue_at == NOW + 2.0
     calls.hand_over(9.0, NOW)
     assert call.overdue_at == NOW + 2.0 + GRACE
-
-
-def test_a_verdict_gives_its_value_or_raises_its_error() -> None:
-    assert Verdict(b"\x07", None, {}).value() == 7
-    assert Verdict(b"", None, {}).value() is None
-    error = Aborted("deadlock", started=Started.YES)
-    with pytest.raises(Aborted) as caught:
-        Verdict(b"\x07", error, {}).value()
-    assert caught.value is error
 
 
 def test_a_budget_is_given_back_as_a_float() -> None:

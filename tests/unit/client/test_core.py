@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from falconas import codec, protocol
-from falconas.client.calls import GRACE, Outstanding, Verdict
+from falconas.client.calls import GRACE, Outstanding
 from falconas.client.core import (
     CATALOGUE_INTERVAL,
     HELLO_INTERVAL,
@@ -16,6 +16,7 @@ from falconas.client.core import (
     ClientCore,
 )
 from falconas.client.replies import Positions
+from falconas.client.verdict import Verdict
 from falconas.errors import (
     Aborted,
     Cancelled,
