@@ -6,65 +6,15 @@ peers that accept them; to others as that text alone.
 
 from __future__ import annotations
 
-import dataclasses
-import ipaddress
-import uuid
-from collections.abc import Callable, Mapping
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
-from enum import Enum
+from collections.abc import Mapping
 from typing import Any
 
 import msgpack
-import msgspec
 
 from falconas.errors import InvalidArgument, ScriptError, Started
 
 DEPTH_LIMIT = 64
 LENGTH_LIMIT = 1_000_000
-
-EXT_DECIMAL = 1
-EXT_UUID = 2
-EXT_DATE = 3
-EXT_TIME = 4
-EXT_DURATION = 5
-EXT_DATETIME = 6
-
-
-def _duration_text(value: timedelta) -> str:
-    text: str = msgspec.to_builtins(value)
-    return text
-
-
-def _duration(text: str) -> timedelta:
-    return msgspec.convert(text, timedelta)
-
-
-_TO_TEXT: dict[type[Any], tuple[int, Callable[[Any], str]]] = {
-    Decimal: (EXT_DECIMAL, str),
-    uuid.UUID: (EXT_UUID, str),
-    datetime: (EXT_DATETIME, datetime.isoformat),
-    date: (EXT_DATE, date.isoformat),
-    time: (EXT_TIME, time.isoformat),
-    timedelta: (EXT_DURATION, _duration_text),
-}
-_FROM_TEXT: dict[int, Callable[[str], Any]] = {
-    EXT_DECIMAL: Decimal,
-    EXT_UUID: uuid.UUID,
-    EXT_DATE: date.fromisoformat,
-    EXT_TIME: time.fromisoformat,
-    EXT_DURATION: _duration,
-    EXT_DATETIME: datetime.fromisoformat,
-}
-_NATIVE = (type(None), int, float, str, bytes, list, tuple, dict)
-_AS_STR = (
-    ipaddress.IPv4Address,
-    ipaddress.IPv6Address,
-    ipaddress.IPv4Network,
-    ipaddress.IPv6Network,
-    ipaddress.IPv4Interface,
-    ipaddress.IPv6Interface,
-)
 
 
 def encode_params(params: Mapping[str, Any]) -> bytes:
@@ -205,48 +155,27 @@ def _unpack(body: bytes | memoryview, **options: Any) -> Any:
     return msgpack.unpackb(body, ext_hook=_ext_hook, timestamp=3, **options)
 
 
+def _types() -> Any:
+    """Return what knows the values that msgpack lacks; imported with the first one."""
+    global _loaded  # noqa: PLW0603
+    if _loaded is None:
+        from falconas import exttypes as _loaded
+    return _loaded
+
+
+_loaded: Any = None
+
+
 def _ext_hook(code: int, data: bytes) -> Any:
-    parse = _FROM_TEXT.get(code)
-    if parse is None:
-        raise ValueError(f"ext type {code} is unknown")
-    text = data.decode()
-    try:
-        return parse(text)
-    except Exception:
-        raise ValueError(f"ext type {code} holds {text[:40]!r}") from None
+    return _types().from_ext(code, data)
 
 
 def _default_ext(value: Any) -> Any:
-    for cls in type(value).__mro__:
-        if cls in _TO_TEXT:
-            code, to_text = _TO_TEXT[cls]
-            return msgpack.ExtType(code, to_text(value).encode())
-    return _plain(value, _default_ext)
+    return _types().to_ext(value)
 
 
 def _default_text(value: Any) -> Any:
-    for cls in type(value).__mro__:
-        if cls in _TO_TEXT:
-            return _TO_TEXT[cls][1](value)
-    return _plain(value, _default_text)
-
-
-def _plain(value: Any, default: Callable[[Any], Any]) -> Any:
-    """Turn what is a map, an array or a text in disguise into that."""
-    if isinstance(value, int):
-        raise OverflowError("an integer beyond 64 bits has no encoding")
-    if isinstance(value, Enum):
-        plain = isinstance(value.value, _NATIVE)
-        return value.value if plain else default(value.value)
-    if isinstance(value, msgspec.Struct):
-        return {name: getattr(value, name) for name in value.__struct_fields__}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, _AS_STR):
-        return str(value)
-    raise TypeError(f"type {type(value).__name__} has no encoding")
+    return _types().to_plain(value)
 
 
 def _check_depth(value: Any) -> None:

@@ -22,7 +22,8 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-from falconas.client.sync import Client, Operator
+from falconas.client.operator import Operator
+from falconas.client.sync import Client
 from falconas.config import StartError
 from falconas.database import tpch
 from falconas.database.embedded import EmbeddedPostgres

@@ -19,18 +19,7 @@ if sys.argv[1:2] == ["worker"]:
 
 import click
 
-from falconas.cli.broker import broker
-from falconas.cli.call import call
-from falconas.cli.cluster import cluster
-from falconas.cli.config import config
-from falconas.cli.demo import demo
-from falconas.cli.dev import dev
-from falconas.cli.failures import Exit, describe
-from falconas.cli.operate import drain, reload
-from falconas.cli.options import help_if_bare
-from falconas.cli.run import run
-from falconas.cli.show import nodes, scripts, status
-from falconas.cli.worker import worker
+from falconas.cli.lazy import Entry, LazyGroup
 
 __all__ = ["cli", "main"]
 
@@ -55,7 +44,47 @@ def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     ctx.exit()
 
 
+_HERE = "falconas.cli."
+COMMANDS = {
+    "broker": Entry(
+        _HERE + "broker", "Take requests from clients and hand them to workers."
+    ),
+    "call": Entry(_HERE + "call", "Call SCRIPT and print its result."),
+    "cluster": Entry(
+        _HERE + "cluster", "Practise failover on the nodes of `falconas dev --nodes`."
+    ),
+    "config": Entry(_HERE + "config", "Show, check or write the configuration."),
+    "demo": Entry(
+        _HERE + "demo", "Show FalconAS at work on TPC-H data; needs the extra `demo`."
+    ),
+    "dev": Entry(
+        _HERE + "dev", "Serve this folder's scripts: PostgreSQL, broker and workers."
+    ),
+    "drain": Entry(
+        _HERE + "operate", "Stop the broker, or the workers of HOST, gracefully."
+    ),
+    "nodes": Entry(
+        _HERE + "show", "Show the database nodes: role, lag, health, and work done."
+    ),
+    "reload": Entry(
+        _HERE + "operate", "Let workers, all or those of HOST, load their scripts anew."
+    ),
+    "run": Entry(_HERE + "run", "Run SCRIPT here, without broker and workers."),
+    "scripts": Entry(
+        _HERE + "show", "List the scripts, or tell all about the one called NAME."
+    ),
+    "status": Entry(
+        _HERE + "show", "Show the broker's workers, their state, and what waits."
+    ),
+    "worker": Entry(
+        _HERE + "worker", "Serve the scripts of a folder with several processes."
+    ),
+}
+
+
 @click.group(
+    cls=LazyGroup,
+    entries=COMMANDS,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -74,12 +103,9 @@ def cli(ctx: click.Context) -> None:
     Options go before the environment (FALCONAS_SECTION__KEY), that before
     falconas.toml. `falconas dev` is the quickest start.
     """
+    from falconas.cli.options import help_if_bare
+
     help_if_bare(ctx)
-
-
-COMMANDS = (dev, demo, run, call, scripts, status, nodes, reload, drain, cluster)
-for command in (*COMMANDS, broker, worker, config):
-    cli.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -90,10 +116,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         # Whoever read our output has had enough; stdout has nothing left to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = Exit.FAILED
+        code = 1
     except (Exception, KeyboardInterrupt) as error:
         if logging.getLogger().isEnabledFor(logging.DEBUG):
             log.debug("this is where", exc_info=error)
+        from falconas.cli.failures import Exit, describe
+
         line, code = describe(error)
         click.echo(f"falconas: {line}" if code != Exit.FAILED else line, err=True)
     sys.exit(int(code or 0))

@@ -9,9 +9,10 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
 from falconas import codec
-from falconas.client.calls import OUTSTANDING, Outstanding
+from falconas.client.calls import OUTSTANDING
 from falconas.client.core import ClientCore
 from falconas.client.link import Link
+from falconas.client.outstanding import Outstanding
 from falconas.client.replies import Lsn, Positions
 from falconas.client.sync import FRONTEND
 from falconas.client.verdict import Verdict

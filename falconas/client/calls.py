@@ -9,64 +9,25 @@ reply to the second.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from dataclasses import dataclass
-from math import inf, isfinite
+from math import inf
 from typing import Any
 
 from falconas.client import wire
+from falconas.client.outstanding import GRACE, Outstanding, check_budget
 from falconas.client.replies import Lsn, Positions
 from falconas.client.verdict import Verdict
 from falconas.errors import (
     Cancelled,
     DeadlineExceeded,
     FalconError,
-    InvalidArgument,
     ResourceExhausted,
     Started,
     Unavailable,
 )
-from falconas.protocol import BUDGET_LIMIT, Catalogue, Request, encode
+from falconas.protocol import Catalogue, Request, encode
 
-# So long after its deadline, or after it was cancelled, a call ends here, whatever
-# the broker does.
-GRACE = 1.0
 OUTSTANDING = 1_000
 ATTEMPTS = 2
-
-
-@dataclass(slots=True, eq=False)
-class Outstanding:
-    """A call of the caller `owner`; it has an owner until it has a verdict.
-
-    `script` is None for the catalogue, `budget` None for the script's own,
-    `idempotent` None where the catalogue shall decide. `min_lsn` says by database what
-    it must see.
-    """
-
-    id: bytes
-    owner: Any
-    script: str | None
-    body: bytes
-    budget: float | None
-    idempotent: bool | None
-    cancel_on_disconnect: bool
-    asked: float
-    deadline: float
-    min_lsn: Lsn
-    attempts: int = 0
-    cancelled_at: float = inf
-
-    @property
-    def cancelled(self) -> bool:
-        """The caller no longer wants it."""
-        return self.cancelled_at < inf
-
-    @property
-    def overdue_at(self) -> float:
-        """When the client ends it: what never left needs no grace."""
-        if not self.attempts:
-            return self.deadline
-        return min(self.deadline, self.cancelled_at) + GRACE
 
 
 class Calls:
@@ -134,29 +95,23 @@ class Calls:
         if not isinstance(script, str):
             raise wire.no_name(script)
         self._names[script]
-        patience = self._budget if budget is None else check_budget(budget)
-        gone = cancel_on_disconnect
-        return self._add(
-            Outstanding(
-                self.new_id(),
-                owner,
-                script,
-                body,
-                budget,
-                idempotent,
-                self._cancel_on_disconnect if gone is None else gone,
-                now,
-                now + patience,
-                self._positions.wanted(min_lsn),
-            )
+        end = now + (self._budget if budget is None else check_budget(budget))
+        wanted = self._positions.wanted(min_lsn)
+        call = Outstanding(
+            self.new_id(), owner, script, body, budget, idempotent, now, end
         )
+        call.min_lsn = wanted
+        gone = cancel_on_disconnect
+        call.cancel_on_disconnect = self._cancel_on_disconnect if gone is None else gone
+        return self._add(call)
 
     def ask(self, owner: Any, now: float, budget: float | None) -> Outstanding:
         """Take on a question for the catalogue, or raise why not."""
         patience = self._budget if budget is None else check_budget(budget)
-        id_, end = self.new_id(), now + patience
         return self._add(
-            Outstanding(id_, owner, None, b"", patience, True, False, now, end, {})
+            Outstanding(
+                self.new_id(), owner, None, b"", patience, True, now, now + patience
+            )
         )
 
     def header(self, call: Outstanding, now: float) -> bytes:
@@ -318,23 +273,3 @@ class Calls:
                 assert self.due <= call.overdue_at
         assert all(0 < call.attempts <= ATTEMPTS for call in self.sent.values())
         assert all(call.attempts < ATTEMPTS for call in self.unsent.values())
-
-
-def check_budget(budget: float) -> float:
-    """Return `budget` in seconds.
-
-    Raises:
-        InvalidArgument: It is no number of seconds up to a week.
-        DeadlineExceeded: It is used up.
-    """
-    if type(budget) is float and 0.0 < budget <= BUDGET_LIMIT:
-        return budget
-    number = isinstance(budget, int | float) and not isinstance(budget, bool)
-    if not number or not isfinite(budget) or budget > BUDGET_LIMIT:
-        raise InvalidArgument(
-            f"budget must be a number of seconds up to {BUDGET_LIMIT:.0f},"
-            f" got {ascii(budget)[:40]}"
-        )
-    if budget <= 0:
-        raise DeadlineExceeded(f"the budget is {budget} s", retry_safe=True)
-    return float(budget)

@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from math import inf
 from typing import Any
 
-from falconas.client.calls import OUTSTANDING, Calls, Outstanding
+from falconas.client.calls import OUTSTANDING, Calls
+from falconas.client.outstanding import Outstanding
 from falconas.client.replies import Positions, positive, value_of
 from falconas.client.verdict import Verdict
 from falconas.client.wire import ok_id

@@ -8,10 +8,10 @@ import warnings
 from typing import TYPE_CHECKING, Any, Self
 
 from falconas import codec
-from falconas.client.calls import OUTSTANDING, Outstanding
+from falconas.client.calls import OUTSTANDING
 from falconas.client.core import ClientCore
 from falconas.client.link import Link
-from falconas.client.operator import Operator
+from falconas.client.outstanding import Outstanding
 from falconas.client.replies import Lsn, Positions
 from falconas.client.thread import Io
 from falconas.client.verdict import Verdict
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FRONTEND = "tcp://127.0.0.1:5570"
 
-__all__ = ["FRONTEND", "Call", "Client", "Operator"]
+__all__ = ["FRONTEND", "Call", "Client"]
 
 
 class Client:

@@ -11,7 +11,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Self
 
-from falconas.client.sync import Client, Operator
+from falconas.client.operator import Operator
+from falconas.client.sync import Client
 from falconas.errors import Unavailable
 
 PATIENCE = 30.0

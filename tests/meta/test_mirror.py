@@ -17,6 +17,7 @@ COVERED_BY = {
     "client/thread.py": "integration/client/test_sync.py",
     "database/lent.py": "integration/database/test_hygiene.py",
     "demo.py": "acceptance/test_demo.py",
+    "exttypes.py": "unit/test_codec.py",
     "worker/attempt.py": "integration/worker/test_runner.py",
     "worker/main.py": "integration/worker/test_zygote.py",
 }

@@ -20,7 +20,6 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from falconas import codec
 from falconas.codec import (
     DEPTH_LIMIT,
     LENGTH_LIMIT,
@@ -31,6 +30,7 @@ from falconas.codec import (
     encode_value,
 )
 from falconas.errors import InvalidArgument, ScriptError, Started
+from falconas.exttypes import EXT_DATE
 
 unhurried = settings(
     deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=40
@@ -365,7 +365,7 @@ def test_unknown_ext_type_is_named() -> None:
 
 
 def test_bad_ext_text_is_quoted_briefly() -> None:
-    body = msgpack.packb(msgpack.ExtType(codec.EXT_DATE, b"y" * 100))
+    body = msgpack.packb(msgpack.ExtType(EXT_DATE, b"y" * 100))
 
     with pytest.raises(ValueError, match="ext type 3 holds '" + "y" * 40 + "'$"):
         decode_value(body)

@@ -18,8 +18,8 @@ from falconas.broker.expiry import RESOLUTION
 from falconas.broker.flow import VERDICT_GRACE
 from falconas.broker.invariants import check_invariants
 from falconas.broker.records import Peer, Socket
-from falconas.client.calls import Outstanding
 from falconas.client.core import ClientCore
+from falconas.client.outstanding import Outstanding
 from falconas.client.verdict import Verdict
 from falconas.codec import encode_value
 from falconas.errors import Code, FalconError, Started

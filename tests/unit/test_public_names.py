@@ -33,3 +33,24 @@ def test_a_script_loads_no_zmq_and_a_client_no_psycopg() -> None:
     assert not {"zmq", "psycopg"} & worker
     client = loaded_by("import falconas; falconas.Call, falconas.AsyncCall")
     assert "psycopg" not in client
+
+
+def test_a_client_loads_little() -> None:
+    client = loaded_by("from falconas import Client; Client().close()")
+    assert "zmq" in client
+    heavy = {"psycopg", "asyncio", "click", "msgspec", "concurrent", "ssl", "http"}
+    heavy |= {"uuid", "decimal", "ipaddress", "dataclasses", "inspect", "tomllib"}
+    heavy |= {"falconas.exttypes", "falconas.client.aio", "falconas.client.operator"}
+    heavy |= {"falconas.config", "falconas.settings", "falconas.worker"}
+    assert not client & heavy
+
+
+def test_only_the_client_for_asyncio_loads_asyncio() -> None:
+    client = loaded_by("from falconas import AsyncClient; AsyncClient()")
+    assert "asyncio" in client
+    assert not client & {"psycopg", "click", "msgspec", "falconas.exttypes"}
+
+
+def test_errors_load_nothing_else() -> None:
+    errors = loaded_by("from falconas import FalconError, InvalidArgument")
+    assert not errors & {"zmq", "msgpack", "asyncio", "falconas.codec"}

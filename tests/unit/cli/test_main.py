@@ -7,7 +7,7 @@ from typing import Any
 import click
 import pytest
 
-from falconas.cli import cli
+from falconas.cli import COMMANDS, cli
 from falconas.config import OPTIONS
 
 
@@ -126,12 +126,37 @@ def test_options_of_the_command_line_are_those_of_the_settings() -> None:
                 assert set(parameter.opts) & (flags | own), parameter.opts
 
 
-def test_help_imports_neither_zmq_nor_psycopg() -> None:
+def test_the_list_of_commands_says_what_they_say() -> None:
+    for name, command in cli.commands.items():
+        assert command.name == name
+        assert command.get_short_help_str(200) == COMMANDS[name].said
+
+
+def loaded_by(*arguments: str) -> set[str]:
+    """Return the modules that are there when the command line has ended."""
     code = (
-        "import sys, falconas.cli\n"
-        "print(sorted({'zmq', 'psycopg', 'msgspec', 'msgpack'} & set(sys.modules)))"
+        "import atexit, sys\n"
+        "atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
+        "from falconas.cli import main\n"
+        f"main({arguments!r})"
     )
     found = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     )
-    assert found.stdout.strip() == "[]"
+    assert found.stdout.startswith("Usage: falconas")
+    return set(found.stderr.split())
+
+
+HEAVY = {"zmq", "psycopg", "msgspec", "msgpack", "asyncio"}
+
+
+def test_help_imports_nothing_of_the_commands() -> None:
+    loaded = loaded_by("--help")
+    assert not loaded & (HEAVY | {"dataclasses", "decimal", "ipaddress", "tomllib"})
+    ours = {name for name in loaded if name.startswith("falconas.")}
+    assert ours <= {"falconas.errors", "falconas.cli", "falconas.cli.lazy"}
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_help_of_a_command_imports_neither_zmq_nor_psycopg(name: str) -> None:
+    assert not loaded_by(name, "--help") & (HEAVY - {"asyncio"})

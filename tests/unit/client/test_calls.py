@@ -6,7 +6,8 @@ from math import inf
 
 import pytest
 
-from falconas.client.calls import GRACE, Calls, Outstanding, check_budget
+from falconas.client.calls import Calls
+from falconas.client.outstanding import GRACE, Outstanding
 from falconas.client.verdict import Verdict
 
 NOW = 50.0
@@ -61,8 +62,3 @@ def test_a_call_that_was_sent_has_grace(calls: Calls) -> None:
     assert call.overdue_at == NOW + 2.0
     calls.hand_over(9.0, NOW)
     assert call.overdue_at == NOW + 2.0 + GRACE
-
-
-def test_a_budget_is_given_back_as_a_float() -> None:
-    assert check_budget(3) == 3.0
-    assert isinstance(check_budget(3), float)

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from falconas import codec, protocol
-from falconas.client.calls import GRACE, Outstanding
 from falconas.client.core import (
     CATALOGUE_INTERVAL,
     HELLO_INTERVAL,
     LOST_WINDOW,
     ClientCore,
 )
+from falconas.client.outstanding import GRACE, Outstanding
 from falconas.client.replies import Positions
 from falconas.client.verdict import Verdict
 from falconas.errors import (

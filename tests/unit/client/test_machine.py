@@ -19,8 +19,9 @@ from hypothesis.stateful import (
 )
 
 from falconas import codec, protocol
-from falconas.client.calls import ATTEMPTS, GRACE, Outstanding
+from falconas.client.calls import ATTEMPTS
 from falconas.client.core import LOST_WINDOW, ClientCore
+from falconas.client.outstanding import GRACE, Outstanding
 from falconas.client.verdict import Verdict
 from falconas.errors import Internal, ResourceExhausted, Started, Unavailable
 from falconas.protocol import Catalogue, Hello, Kind, Reply, Request, Welcome
