@@ -7,13 +7,14 @@ import re
 import sys
 from pathlib import Path
 
-from bench import memory, models, overhead, plot, respawn
+from bench import growth, memory, models, overhead, plot, respawn
 from bench.stack import ROOT
 from falconas.cli.table import render
 
 KEPT = Path(".falconas/bench")
 FIGURES = KEPT / "overhead.json"
 MODELS = KEPT / "models.json"
+GROWTH = KEPT / "growth.json"
 WIDTH = 100
 BLOCK = re.compile(r"(?<=<!-- models -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
@@ -47,6 +48,12 @@ def show_models() -> None:
     print(f"{models.markdown(figures)}\n{MODELS}, {picture}")
 
 
+def show_growth() -> None:
+    figures = growth.run()
+    print(render(growth.table(figures), WIDTH))
+    growth.save(figures, GROWTH)
+
+
 def publish() -> None:
     """Put the kept figures of the models into the documents."""
     figures = models.figures(models.read(MODELS))
@@ -62,6 +69,7 @@ PARTS = {
     "respawn": show_respawn,
     "memory": show_memory,
     "models": show_models,
+    "growth": show_growth,
 }
 
 

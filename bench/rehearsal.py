@@ -1,0 +1,181 @@
+"""The broker without its sockets, among peers that answer at once, in one process.
+
+What the broker does with one message is done in `feed`: decode the header, decide,
+encode what goes out. So it can be timed, or its calls counted, and nothing else is.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from falconas import protocol
+from falconas.broker.core import BrokerCore
+from falconas.broker.records import Peer, Send, Socket
+from falconas.codec import encode_params, encode_value
+from falconas.protocol import (
+    Heartbeat,
+    Hello,
+    Ready,
+    Register,
+    Reply,
+    Request,
+    encode,
+)
+from falconas.settings import Broker
+
+MANIFEST = "0123456789abcdef"
+HELD = "held"
+GROUP = "main"
+BODY = encode_params({"value": "x" * 86})
+BUDGET = 600_000.0
+# What a worker says of each answer; the broker passes it on.
+SERVED = {"worker": "host/1", "node": "main", "hash": MANIFEST, "run_us": 50}
+MANY = 10_000_000
+ROOMY = Broker(
+    queue_requests=MANY, queue_bytes=MANY * 1000, client_requests=MANY, budget=BUDGET
+)
+ACCEPT = (protocol.FRONTEND, protocol.BACKEND, protocol.CONTROL)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large all is; `outstanding` requests are under way at any time.
+
+    `held` wait for a worker that never comes back, `waiting` for those that work: they
+    are outstanding as well.
+    """
+
+    workers: int = 64
+    clients: int = 64
+    outstanding: int = 64
+    held: int = 0
+    waiting: int = 0
+    scripts: int = 1
+    hosts: int = 1
+
+    def names(self) -> list[str]:
+        """Return the scripts' names."""
+        return [f"reports.script_{number}" for number in range(self.scripts)]
+
+    def manifest(self) -> bytes:
+        """Return what the supervisors register."""
+        entry = {"access": "read", "idempotent": True, "budget": None, "group": GROUP}
+        scripts = dict.fromkeys(self.names(), entry)
+        return encode_value({"scripts": {**scripts, HELD: {**entry, "group": HELD}}})
+
+
+class Rehearsal:
+    """A core with workers that are ready and clients that said HELLO."""
+
+    def __init__(self, scale: Scale) -> None:
+        self.scale = scale
+        self.now = 100.0
+        self.core = BrokerCore(ROOMY, b"epoch-01", 0.0)
+        self.answered = 0
+        self._serial = 0
+        self._in_hand: deque[Send] = deque()
+        self._names = scale.names()
+        self._handlers: dict[type[Any], Callable[..., None]] = {
+            Hello: lambda p, m, _, now: self.core.hello(p, m, now),
+            Request: self.core.request,
+            Ready: lambda p, m, _, now: self.core.ready(p, m, now),
+            Reply: self.core.reply,
+            Register: self.core.register,
+            Heartbeat: self.core.heartbeat,
+        }
+        self._introduce()
+        for _ in range(scale.held + 1 if scale.held else 0):
+            self._say(*self._request(HELD))
+        for _ in range(scale.outstanding + scale.waiting):
+            self.ask()
+
+    def feed(self, peer: Peer, header: bytes, body: bytes) -> list[tuple[Send, bytes]]:
+        """Do all that the broker does about one message; return what it would send."""
+        message = protocol.decode(header, ACCEPT[peer.socket])
+        self._handlers[type(message)](peer, message, body, self.now)
+        return [(send, encode(send.message)) for send in self.core.take_sends()]
+
+    def ask(self) -> None:
+        """Let the next client send its next request."""
+        self._say(*self._request(self._names[self._serial % len(self._names)]))
+
+    def answer(self) -> None:
+        """Let the worker that has had its request for longest answer it."""
+        send = self._in_hand.popleft()
+        reply = encode(Reply(send.message.id, 0, 0, SERVED))
+        self._say(Peer(Socket.BACKEND, send.identity), reply, send.body)
+
+    def step(self) -> None:
+        """Let one request be answered and another come."""
+        self.answer()
+        self.ask()
+
+    def second(self) -> None:
+        """Let a second pass in which nobody wants anything."""
+        self.now += 1.0
+        for peer, header, body in self.beats:
+            self._say(peer, header, body)
+        self.tick()
+
+    def tick(self) -> None:
+        """Let the broker look at its clock."""
+        self.core.tick(self.now)
+        for send in self.core.take_sends():
+            encode(send.message)
+
+    def _introduce(self) -> None:
+        scale = self.scale
+        hosts = [b"host%012d" % number for number in range(scale.hosts)]
+        alive: dict[bytes, list[bytes]] = {host: [] for host in hosts}
+        for host in hosts:
+            register = Register(b"r", host, host.decode(), MANIFEST, {})
+            self._say(Peer(Socket.CONTROL, host), encode(register), scale.manifest())
+        for number in range(scale.workers + 1):
+            uuid, host = b"worker%010d" % number, hosts[number % len(hosts)]
+            group = GROUP if number else HELD
+            ready = Ready(uuid, uuid, host, group, MANIFEST, "main", {"index": number})
+            alive[host].append(uuid)
+            self._say(Peer(Socket.BACKEND, b"w%07d" % number), encode(ready), b"")
+        for number in range(scale.clients):
+            hello = Hello(b"h", b"session%09d" % number, {})
+            self._say(Peer(Socket.FRONTEND, b"c%07d" % number), encode(hello), b"")
+        node = ["main", "main", "primary", True, 0.0, 83, 1, ""]
+        self.beats = [
+            (
+                Peer(Socket.CONTROL, host),
+                encode(Heartbeat(b"b", host, {})),
+                encode_value({"workers": workers, "nodes": [node]}),
+            )
+            for host, workers in alive.items()
+        ]
+
+    def _request(self, script: str) -> tuple[Peer, bytes, bytes]:
+        self._serial += 1
+        client = b"c%07d" % (self._serial % self.scale.clients)
+        id_ = self._serial.to_bytes(16, "big")
+        request = Request(id_, script, BUDGET, {"accept": ["ext"]})
+        return Peer(Socket.FRONTEND, client), encode(request), BODY
+
+    def _say(self, peer: Peer, header: bytes, body: bytes) -> None:
+        for send, _ in self.feed(peer, header, body):
+            message = send.message
+            if send.socket is Socket.FRONTEND and isinstance(message, Reply):
+                assert not message.code, send.body
+                self.answered += 1
+            elif isinstance(message, Request) and message.script != HELD:
+                self._in_hand.append(send)
+
+
+BASE = Scale()
+FEW = replace(BASE, outstanding=10)
+# What grows, from what on, to what; all else stays as it is.
+DIMENSIONS: dict[str, list[Scale]] = {
+    "workers": [replace(BASE, workers=n) for n in (64, 250, 1_000)],
+    "clients": [replace(FEW, clients=n) for n in (10, 500, 5_000)],
+    "held": [replace(BASE, held=n) for n in (0, 10_000, 100_000)],
+    "waiting": [replace(BASE, waiting=n) for n in (64, 10_000, 100_000)],
+    "scripts": [replace(BASE, scripts=n) for n in (1, 100, 2_000)],
+}
