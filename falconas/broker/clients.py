@@ -21,6 +21,7 @@ class Clients:
         self._by_identity: dict[bytes, Client] = {}
         self._by_session: dict[bytes, Client] = {}
         self._held_bytes = 0
+        self.watching: dict[Client, None] = {}  # who has asked to be looked after
 
     def __len__(self) -> int:
         return len(self._by_identity)

@@ -109,7 +109,7 @@ class BrokerCore:
             arrived=now,
             deadline=now + budget_of(flow, request.budget, info),
             priority=priority_of(extras),
-            watched=presence.wants(extras, peer.envelope),
+            watched=presence.watch(flow, client, extras, peer.envelope),
             demand=Demand.COMPARABLE if "min_lsn" in extras else Demand.NOTHING,
         )
         client.pending[request.id] = pending

@@ -112,7 +112,7 @@ class Hosts:
         return dict(sorted(scripts.items()))
 
 
-def beat_of(body: bytes) -> tuple[list[Any] | None, Any]:
+def beat_of(body: bytes) -> tuple[frozenset[bytes] | None, Any]:
     """Read a HEARTBEAT's body: live workers, if it says, and the facts of nodes."""
     try:
         said = decode_value(body)
@@ -120,8 +120,11 @@ def beat_of(body: bytes) -> tuple[list[Any] | None, Any]:
         return None, None
     if not isinstance(said, dict):
         return None, None
-    workers = said.get("workers")
-    return workers if isinstance(workers, list) else None, said.get("nodes")
+    workers, nodes = said.get("workers"), said.get("nodes")
+    if not isinstance(workers, list):
+        return None, nodes
+    # A set, for each worker is looked for in it.
+    return frozenset(uuid for uuid in workers if isinstance(uuid, bytes)), nodes
 
 
 def _reload(said: Any) -> dict[str, str] | None:

@@ -253,7 +253,9 @@ class Pool:
         """Return the workers of one supervisor."""
         return [w for w in self.by_uuid.values() if w.supervisor == supervisor]
 
-    def missing(self, supervisor: bytes, alive: list[Any], now: float) -> list[Worker]:
+    def missing(
+        self, supervisor: bytes, alive: Container[bytes], now: float
+    ) -> list[Worker]:
         """Return the workers that their supervisor leaves out for some time.
 
         Once is no proof: its list may have been made before the worker. The dead are

@@ -14,20 +14,25 @@ QUESTION = b"there?"
 RETURN_WAIT = 3.0  # for a session that lost its connection
 
 
-def wants(extras: dict[str, object], envelope: tuple[bytes, ...]) -> bool:
-    """Tell whether a request is to end with its client.
+def watch(
+    flow: Flow, client: Client, extras: dict[str, object], envelope: tuple[bytes, ...]
+) -> bool:
+    """Tell whether a request is to end with its client; if so, look after that.
 
     A REQ cuts its connection when it gets what is no answer, so it is never asked.
     """
-    return extras.get("cancel_on_disconnect") is True and not envelope
+    wanted = extras.get("cancel_on_disconnect") is True and not envelope
+    if wanted:
+        flow.clients.watching[client] = None
+    return wanted
 
 
 def ask(flow: Flow, now: float) -> None:
     """Look after those whom it concerns; cancel for those who did not come back."""
-    for client in flow.clients.everyone():
+    for client in list(flow.clients.watching):
         if not _watched(client):
-            continue
-        if client.gone_at is None:
+            del flow.clients.watching[client]
+        elif client.gone_at is None:
             ping = Ping(QUESTION, {})
             flow.sends.append(Send(Socket.FRONTEND, client.identity, (), ping, b""))
         elif now >= client.gone_at + RETURN_WAIT:

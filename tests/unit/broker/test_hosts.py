@@ -172,7 +172,8 @@ def test_the_version_that_is_shown_is_quarantined_or_not() -> None:
 @pytest.mark.parametrize(
     ("said", "read"),
     [
-        ({"workers": [b"w"], "nodes": [1]}, ([b"w"], [1])),
+        ({"workers": [b"w"], "nodes": [1]}, ({b"w"}, [1])),
+        ({"workers": [b"w", "w", [], None]}, ({b"w"}, None)),
         ({"workers": "w"}, (None, None)),
         ({}, (None, None)),
         ([b"w"], (None, None)),

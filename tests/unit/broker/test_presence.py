@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from falconas.broker.presence import QUESTION, RETURN_WAIT, wants
+from falconas.broker.expiry import RESOLUTION
+from falconas.broker.flow import VERDICT_GRACE
+from falconas.broker.presence import QUESTION, RETURN_WAIT, watch
 from falconas.broker.records import Peer, Send, Socket
 from falconas.errors import Code
 from falconas.protocol import Cancel, Hello, Ping
@@ -52,9 +54,13 @@ def desk() -> Desk:
 
 @pytest.mark.parametrize("said", [True, False, 1, "yes", None])
 def test_only_true_and_no_envelope_count(said: Any) -> None:
-    assert wants({"cancel_on_disconnect": said}, ()) is (said is True)
-    assert not wants({"cancel_on_disconnect": said}, (b"",))
-    assert not wants({}, ())
+    flow = serving().flow
+    client = flow.clients.of(b"c1", 0.0)
+
+    assert watch(flow, client, {"cancel_on_disconnect": said}, ()) is (said is True)
+    assert (client in flow.clients.watching) is (said is True)
+    assert not watch(flow, client, {"cancel_on_disconnect": said}, (b"",))
+    assert not watch(flow, client, {}, ())
 
 
 def test_who_has_such_a_request_is_asked_once_a_second(desk: Desk) -> None:
@@ -64,6 +70,21 @@ def test_who_has_such_a_request_is_asked_once_a_second(desk: Desk) -> None:
         (ping,) = asked(desk)
         assert (ping.socket, ping.identity) == (Socket.FRONTEND, b"c1")
         assert (ping.envelope, ping.message) == ((), Ping(QUESTION, {}))
+
+
+def test_only_while_it_has_one(desk: Desk) -> None:
+    client = desk.flow.clients.find(b"c1")
+    assert client is not None
+    (pending,) = client.pending.values()
+    desk.core.cancel(Peer(Socket.FRONTEND, b"c1"), Cancel(pending.origin, {}), desk.now)
+    desk.tick(VERDICT_GRACE + RESOLUTION)
+    assert not client.pending
+
+    assert not asked(desk)
+    assert not desk.flow.clients.watching
+
+    desk.ask("write", cancel_on_disconnect=True)
+    assert len(asked(desk)) == 1
 
 
 def test_a_client_that_is_there_keeps_its_request(desk: Desk) -> None:
