@@ -74,7 +74,6 @@ class Rehearsal:
         self.scale = scale
         self.now = 100.0
         self.core = BrokerCore(ROOMY, b"epoch-01", 0.0)
-        self.answered = 0
         self._serial = 0
         self._in_hand: deque[Send] = deque()
         self._names = scale.names()
@@ -88,7 +87,7 @@ class Rehearsal:
         }
         self._introduce()
         for _ in range(scale.held + 1 if scale.held else 0):
-            self._say(*self._request(HELD))
+            self.ask(HELD)
         for _ in range(scale.outstanding + scale.waiting):
             self.ask()
 
@@ -98,9 +97,14 @@ class Rehearsal:
         self._handlers[type(message)](peer, message, body, self.now)
         return [(send, encode(send.message)) for send in self.core.take_sends()]
 
-    def ask(self) -> None:
-        """Let the next client send its next request."""
-        self._say(*self._request(self._names[self._serial % len(self._names)]))
+    def ask(self, script: str | None = None) -> None:
+        """Let the next client send a request, of the next script."""
+        script = script or self._names[self._serial % len(self._names)]
+        self._serial += 1
+        client = b"c%07d" % (self._serial % self.scale.clients)
+        id_ = self._serial.to_bytes(16, "big")
+        request = encode(Request(id_, script, BUDGET, {"accept": ["ext"]}))
+        self._say(Peer(Socket.FRONTEND, client), request, BODY)
 
     def answer(self) -> None:
         """Let the worker that has had its request for longest answer it."""
@@ -114,14 +118,17 @@ class Rehearsal:
         self.ask()
 
     def second(self) -> None:
-        """Let a second pass in which nobody wants anything."""
+        """Let a second pass, with heartbeats and what the broker does by the clock."""
         self.now += 1.0
-        for peer, header, body in self.beats:
-            self._say(peer, header, body)
+        node = ["main", "main", "primary", True, 0.0, int(self.now), 1, ""]
+        for host, workers in self._alive.items():
+            body = encode_value({"workers": workers, "nodes": [node]})
+            beat = encode(Heartbeat(b"b", host, {}))
+            self._say(Peer(Socket.CONTROL, host), beat, body)
         self.tick()
 
     def tick(self) -> None:
-        """Let the broker look at its clock."""
+        """Let the broker look at the clock."""
         self.core.tick(self.now)
         for send in self.core.take_sends():
             encode(send.message)
@@ -129,7 +136,7 @@ class Rehearsal:
     def _introduce(self) -> None:
         scale = self.scale
         hosts = [b"host%012d" % number for number in range(scale.hosts)]
-        alive: dict[bytes, list[bytes]] = {host: [] for host in hosts}
+        self._alive: dict[bytes, list[bytes]] = {host: [] for host in hosts}
         for host in hosts:
             register = Register(b"r", host, host.decode(), MANIFEST, {})
             self._say(Peer(Socket.CONTROL, host), encode(register), scale.manifest())
@@ -137,34 +144,17 @@ class Rehearsal:
             uuid, host = b"worker%010d" % number, hosts[number % len(hosts)]
             group = GROUP if number else HELD
             ready = Ready(uuid, uuid, host, group, MANIFEST, "main", {"index": number})
-            alive[host].append(uuid)
+            self._alive[host].append(uuid)
             self._say(Peer(Socket.BACKEND, b"w%07d" % number), encode(ready), b"")
         for number in range(scale.clients):
             hello = Hello(b"h", b"session%09d" % number, {})
             self._say(Peer(Socket.FRONTEND, b"c%07d" % number), encode(hello), b"")
-        node = ["main", "main", "primary", True, 0.0, 83, 1, ""]
-        self.beats = [
-            (
-                Peer(Socket.CONTROL, host),
-                encode(Heartbeat(b"b", host, {})),
-                encode_value({"workers": workers, "nodes": [node]}),
-            )
-            for host, workers in alive.items()
-        ]
-
-    def _request(self, script: str) -> tuple[Peer, bytes, bytes]:
-        self._serial += 1
-        client = b"c%07d" % (self._serial % self.scale.clients)
-        id_ = self._serial.to_bytes(16, "big")
-        request = Request(id_, script, BUDGET, {"accept": ["ext"]})
-        return Peer(Socket.FRONTEND, client), encode(request), BODY
 
     def _say(self, peer: Peer, header: bytes, body: bytes) -> None:
         for send, _ in self.feed(peer, header, body):
             message = send.message
-            if send.socket is Socket.FRONTEND and isinstance(message, Reply):
+            if isinstance(message, Reply):
                 assert not message.code, send.body
-                self.answered += 1
             elif isinstance(message, Request) and message.script != HELD:
                 self._in_hand.append(send)
 
