@@ -50,7 +50,7 @@ def show_models() -> None:
 
 def show_growth() -> None:
     figures = growth.run()
-    print(render(growth.table(figures), WIDTH))
+    print(render(growth.table(figures), WIDTH + 10))
     growth.save(figures, GROWTH)
 
 
