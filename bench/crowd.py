@@ -186,20 +186,22 @@ class Clients:
     def begin(self) -> None:
         while left := self.scale.clients - len(self.crowd):
             self.crowd.meet([self._hello() for _ in range(min(left, AT_ONCE))])
-        # The first one is in the worker's hands, the others wait.
-        for _ in range(self.scale.held + 1 if self.scale.held else 0):
-            self._ask(HELD)
-        for _ in range(self.scale.outstanding + self.scale.waiting):
-            self._next()
 
     def run(self) -> None:
-        """Go on; at each number on stdin measure so many seconds."""
+        """Go on; `ask` and `hold` add so many requests, `measure` takes seconds."""
         while True:
             for number, header, _ in self.crowd.news(FOREVER):
                 if number == PARENT:
-                    self._measure(float(header[0]))
+                    self._told(*header)
                 else:
                     self._hear(header)
+
+    def _told(self, word: bytes, value: bytes) -> None:
+        if word == b"measure":
+            self._measure(float(value))
+        else:
+            for _ in range(int(value)):
+                self._ask(HELD if word == b"hold" else None)
 
     def _measure(self, seconds: float) -> None:
         self._go_on(WARM)
@@ -224,12 +226,10 @@ class Clients:
     def _hear(self, header: list[Any]) -> None:
         assert header[1] == Command.REPLY and not header[4], header  # noqa: PT018
         self._answered += 1
-        self._next()
+        self._ask()
 
-    def _next(self) -> None:
-        self._ask(self._names[self._serial % len(self._names)])
-
-    def _ask(self, script: str) -> None:
+    def _ask(self, script: str | None = None) -> None:
+        script = script or self._names[self._serial % len(self._names)]
         self._serial += 1
         id_ = self._serial.to_bytes(16, "big")
         request = Request(id_, script, BUDGET, {"accept": ["ext"]})

@@ -42,6 +42,7 @@ ROUNDS = 5
 SECONDS = 1.5
 IDLE = 2.0
 SETTLE = 0.3
+CHUNK = 2000
 ATTEMPTS = 5  # a machine that others use may have no time for us
 STEPS = 500
 CORE_ROUNDS = 9
@@ -106,10 +107,10 @@ class Site:
             self._peers[role] = _crowd(role, config)
             started.append(self._peers[role])
             self._hear(role)
-        held = scale.held + 1 if scale.held else 0
-        wanted = held + scale.outstanding + scale.waiting
-        while self.report()["counters"].get("requests", 0) < wanted:
-            sleep(0.05)
+        self._asked = 0
+        # The first one is in the worker's hands, the others wait.
+        self._fill("hold", scale.held + 1 if scale.held else 0)
+        self._fill("ask", scale.outstanding + scale.waiting)
 
     def measure(self, seconds: float) -> Window:
         """Let all stand still for some time, and then work.
@@ -129,7 +130,7 @@ class Site:
         now = cpu(self.broker)
         idle = (now[0] - before[0]) / IDLE / 1e3, (now[1] - before[1]) / IDLE / 1e3
         self._tell("workers", "go")
-        self._tell("clients", str(seconds))
+        self._tell("clients", f"measure {seconds}")
         got = self._hear("clients")
         self._tell("workers", "pause")
         sleep(SETTLE)
@@ -142,6 +143,16 @@ class Site:
         _, body = self._control.recv_multipart()
         report: dict[str, Any] = codec.decode_value(body)
         return report
+
+    def _fill(self, word: str, count: int) -> None:
+        """Add requests, not more at once than the broker's sockets take."""
+        while count:
+            some = min(count, CHUNK)
+            self._tell("clients", f"{word} {some}")
+            count -= some
+            self._asked += some
+            while self.report()["counters"].get("requests", 0) < self._asked:
+                sleep(0.01)
 
     def _tell(self, role: str, word: str) -> None:
         pipe = self._peers[role].stdin
