@@ -1,8 +1,8 @@
-"""The two headers that each request has, by the shortest way.
+"""Headers by the shortest way, for those through whose hands each request goes.
 
 REQUEST and REPLY as our own peers write them, with what they always hold: their bytes
-are looked at where they must be. Whatever looks different in any way is None here, and
-is read, or refused, by `falconas.protocol`.
+are looked at where they must be. Whatever looks different in any way is read, or
+refused, by `falconas.protocol`. To write, msgspec takes a third of msgpack's time.
 """
 
 from __future__ import annotations
@@ -12,34 +12,51 @@ from typing import Any
 
 import msgspec
 
-from falconas.messages import Extras, Reply, Request
+from falconas import protocol
+from falconas.messages import COMMANDS, Extras, Message, Reply, Request
+from falconas.protocol import HEADER_LIMIT, SECONDS_LIMIT, VERSION
 
 _REQUEST = b"\x96\x01\x03\xc4\x10"  # 6 elements, version 1, REQUEST, bin of 16 bytes
 _REPLY = b"\x96\x01\x04\xc4\x10"
 _STR, _MAP, _FIXINT = 0xA0, 0x80, 0x7F  # up to 31 bytes, 15 keys, 127
 _NIL, _FLOAT = 0xC0, 0xCB
 _FINAL = (0, 2)
-_SECONDS_LIMIT = 1e12
 # What clients send, nearly all of them. Nobody writes into these.
 _USUAL: dict[bytes, Extras] = {
     b"\x80": {},
     b"\x81\xa6accept\x91\xa3ext": {"accept": ["ext"]},
 }
 
+_pack = msgspec.msgpack.Encoder().encode
 _float = Struct(">d").unpack_from
 _any = msgspec.msgpack.Decoder().decode
 _SCALARS = frozenset({str, int, float, bool, type(None), bytes})
 
 
-def read(header: bytes, limit: int) -> Request | Reply | None:
+def encode(message: Message) -> bytes:
+    """Return the header frame of `message`."""
+    return _pack((VERSION, COMMANDS[type(message)], *message))
+
+
+def decode(header: bytes, accept: frozenset[type[Any]]) -> Any:
+    """Parse a header frame into one of the message types in `accept`.
+
+    Raises:
+        Malformed: See `falconas.protocol.decode`.
+    """
+    message = read(header)
+    return message if type(message) in accept else protocol.decode(header, accept)
+
+
+def read(header: bytes) -> Request | Reply | None:
     """Return a REQUEST, or a final REPLY, None if it is not plainly one.
 
-    Both have an id of 16 bytes; the header may have `limit` bytes.
+    Both have an id of 16 bytes.
     """
-    if type(header) is not bytes or len(header) > limit:
-        return None
     head = header[:5]
     try:
+        if len(header) > HEADER_LIMIT:
+            return None
         if head == _REQUEST:
             return _read_request(header)
         if head == _REPLY:
@@ -55,7 +72,7 @@ def _read_request(header: bytes) -> Request | None:
     budget, rest = None, header[end + 1 :]
     if header[end] == _FLOAT:
         (budget,), rest = _float(rest), rest[8:]
-        if not -_SECONDS_LIMIT < budget < _SECONDS_LIMIT:
+        if not -SECONDS_LIMIT < budget < SECONDS_LIMIT:
             return None
     elif header[end] != _NIL:
         return None

@@ -13,9 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgpack
-import msgspec
 
-from falconas import headers
 from falconas.errors import FalconError, InvalidArgument, Unimplemented
 from falconas.messages import (
     BACKEND,
@@ -116,12 +114,10 @@ class Malformed(Exception):
         self.id = id_ or None
 
 
-_pack = msgspec.msgpack.Encoder().encode  # a third of what msgpack takes for headers
-
-
 def encode(message: Message) -> bytes:
     """Return the header frame of `message`."""
-    return _pack((VERSION, COMMANDS[type(message)], *message))
+    frame: bytes = msgpack.packb((VERSION, COMMANDS[type(message)], *message))
+    return frame
 
 
 def decode(header: bytes | memoryview, accept: frozenset[type[Any]]) -> Any:
@@ -132,16 +128,6 @@ def decode(header: bytes | memoryview, accept: frozenset[type[Any]]) -> Any:
             where it could be read, the id to answer under.
     """
     limit = HEADER_LIMIT if accept is FRONTEND else HEADER_LIMIT + HOP_ROOM
-    message = headers.read(header, limit)
-    if type(message) in accept:
-        return message
-    return decode_in_full(header, accept, limit)
-
-
-def decode_in_full(
-    header: bytes | memoryview, accept: frozenset[type[Any]], limit: int
-) -> Any:
-    """Parse any header, as `decode` does; what is usual it reads by a shorter way."""
     fields = _unpack(header, limit)
     version, command, id_ = fields[0], fields[1], fields[2]
     if not _is_id(id_) and not (id_ == b"" and command == Command.LOST):

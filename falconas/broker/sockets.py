@@ -20,7 +20,7 @@ import zmq
 
 from falconas.broker.records import Send
 from falconas.config import StartError
-from falconas.protocol import encode
+from falconas.headers import encode
 
 HIGH_WATER = 1000
 # Of clients: libzmq counts messages and not their bytes, so the rest waits with us.

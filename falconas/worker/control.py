@@ -19,6 +19,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from falconas.codec import decode_value, encode_value
 from falconas.errors import error_for
+from falconas.headers import decode, encode
 from falconas.protocol import (
     HEADER_LIMIT,
     Cancel,
@@ -31,8 +32,6 @@ from falconas.protocol import (
     Reload,
     Reply,
     Welcome,
-    decode,
-    encode,
 )
 
 if TYPE_CHECKING:

@@ -9,15 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from falconas import headers
-from falconas.messages import Reply, Request
-from falconas.protocol import (
-    EXTRAS_DEPTH,
-    HEADER_LIMIT,
-    Malformed,
-    decode_in_full,
-    encode,
-)
+from falconas import headers, protocol
+from falconas.messages import Cancel, Reply, Request
+from falconas.protocol import EXTRAS_DEPTH, FRONTEND, HEADER_LIMIT, Malformed, encode
 
 BOTH = frozenset({Request, Reply})
 SCALARS = (
@@ -53,9 +47,24 @@ REPLIES = st.builds(
 MESSAGES = REQUESTS | REPLIES
 
 
+@given(MESSAGES)
+def test_what_is_written_reads_the_same(message: Request | Reply) -> None:
+    assert msgpack.unpackb(headers.encode(message), strict_map_key=False) == (
+        msgpack.unpackb(encode(message), strict_map_key=False)
+    )
+    assert len(headers.encode(message)) == len(encode(message))
+
+
+def test_others_are_read_and_refused_as_ever() -> None:
+    cancel = Cancel(b"i" * 16, {})
+    assert headers.decode(encode(cancel), FRONTEND) == cancel
+    with pytest.raises(Malformed):
+        headers.decode(encode(Reply(b"i" * 16, 0, 0, {})), FRONTEND)
+
+
 def in_full(header: bytes) -> Any:
     try:
-        return decode_in_full(header, BOTH, HEADER_LIMIT)
+        return protocol.decode(header, BOTH)
     except Malformed:
         return None
 
@@ -63,7 +72,7 @@ def in_full(header: bytes) -> Any:
 @given(MESSAGES)
 def test_what_is_read_is_what_the_long_way_reads(message: Request | Reply) -> None:
     header = encode(message)
-    short = headers.read(header, HEADER_LIMIT)
+    short = headers.read(header)
     assert short is None or short == in_full(header)
 
 
@@ -77,7 +86,7 @@ def test_what_is_broken_is_not_read_otherwise(
         header[place : place + 1] = data.draw(st.binary(max_size=2))
         if not header:
             return
-    short = headers.read(bytes(header), HEADER_LIMIT)
+    short = headers.read(bytes(header))
     assert short is None or short == in_full(bytes(header))
 
 
@@ -92,7 +101,7 @@ def test_what_is_broken_is_not_read_otherwise(
     ],
 )
 def test_what_is_usual_is_read(message: Request | Reply) -> None:
-    assert headers.read(encode(message), HEADER_LIMIT) == message
+    assert headers.read(encode(message)) == message
 
 
 def test_what_is_left_to_the_long_way() -> None:
@@ -102,6 +111,7 @@ def test_what_is_left_to_the_long_way() -> None:
     twice = twice.replace(b"\x81\xa1a\x01", b"\x82\xa1a\x01\xa1a\x02")
     stamp = msgpack.packb([1, 3, b"i" * 16, "echo", 1.0, {"a": msgpack.Timestamp(1)}])
     for header in (encode(request), twice, stamp, b"", b"\x96"):
-        assert headers.read(header, HEADER_LIMIT) is None
-    assert headers.read(encode(request._replace(extras={})), 20) is None
+        assert headers.read(header) is None
+    long = encode(request._replace(extras={"a": "a" * HEADER_LIMIT}))
+    assert headers.read(long) is None
     assert EXTRAS_DEPTH > 2  # what is read here nests less
