@@ -30,6 +30,7 @@ from falconas.broker.sockets import (
 from falconas.codec import encode_value
 from falconas.config import ConfigError, check_broker
 from falconas.errors import FalconError, Internal, InvalidArgument
+from falconas.headers import decode
 from falconas.protocol import Malformed
 from falconas.settings import Settings
 from falconas.systemd import Notifier
@@ -45,6 +46,9 @@ STOP_WAIT = 5.0  # beyond the drain: for what is still to be sent
 INTERRUPTED = 130
 CORRELATION_BYTES = 64  # ZeroMQ's own takes 4; it is kept with each request
 
+PLAIN = 3  # frames: identity, header, body
+_NO_ENVELOPE: tuple[Any, ...] = ()
+_ORDER = (Socket.BACKEND, Socket.FRONTEND, Socket.CONTROL)
 ACCEPT = (protocol.FRONTEND, protocol.BACKEND, protocol.CONTROL)
 
 
@@ -89,28 +93,31 @@ class BrokerLoop:
         poller = zmq.Poller()
         for router in self._sockets:
             poller.register(router, zmq.POLLIN)
-        poller.register(self._signals, zmq.POLLIN)
+        signals = self._signals.fileno()
+        poller.register(signals, zmq.POLLIN)
+        core, writers = self.core, self._writers
+        # The backend first: it frees workers for what follows.
+        order = [(r, self._sockets[r]) for r in _ORDER]
         self._notifier.ready()
         self._notify(monotonic())
-        while not self.core.drained:
-            wake_at = min(self.core.wake_at(), self._notifier.wake_at())
+        while not core.drained:
+            wake_at = min(core.wake_at(), self._notifier.wake_at())
             wait = max(0.0, wake_at - monotonic())
-            if any(writer.congested for writer in self._writers):
+            if any(writer.congested for writer in writers):
                 wait = min(wait, CONGESTED_WAIT)
             events = dict(poller.poll(ceil(wait * 1000)))
-            # The backend first: it frees workers for what follows.
-            for role in (Socket.BACKEND, Socket.FRONTEND, Socket.CONTROL):
-                if self._sockets[role] in events:
+            for role, router in order:
+                if router in events:
                     self._receive(role)
                     self._flush()
-            if self._signals.fileno() in events:
+            if signals in events:
                 self._on_signal(self._signals.recv(64))
             now = monotonic()
-            self.core.tick(now)
-            self._flush()
-            while self.core.hosts.departed:
-                log.warning("%s", self.core.hosts.departed.pop(0))
-            self._notify(now)
+            if now >= wake_at or core.draining_until < inf:
+                core.tick(now)
+                self._flush()
+                self._tell()
+                self._notify(now)
         self._flush()
 
     def close(self) -> None:
@@ -141,6 +148,10 @@ class BrokerLoop:
                 log.info("%s: draining", name)
                 self.core.drain(monotonic())
 
+    def _tell(self) -> None:
+        while self.core.hosts.departed:
+            log.warning("%s", self.core.hosts.departed.pop(0))
+
     def _notify(self, now: float) -> None:
         """Tell the service manager what it wants to know."""
         notifier = self._notifier
@@ -162,11 +173,12 @@ class BrokerLoop:
             reader.discarded = 0
 
     def _message(self, role: Socket, frames: list[Any], now: float) -> None:
-        peer = Peer(role, frames[0], tuple(frames[1:-2]))
+        envelope = _NO_ENVELOPE if len(frames) == PLAIN else tuple(frames[1:-2])
+        peer = Peer(role, frames[0], envelope)
         try:
-            if not _is_envelope(peer.envelope) or len(frames) < 3:  # noqa: PLR2004
+            if len(frames) < PLAIN or not _is_envelope(envelope):
                 raise Malformed(InvalidArgument("a message is header and body"))  # noqa: TRY301
-            message = protocol.decode(_bytes(frames[-2]), ACCEPT[role])
+            message = decode(_bytes(frames[-2]), ACCEPT[role])
         except Malformed as malformed:
             self._count("malformed", 1)
             if malformed.id is not None:

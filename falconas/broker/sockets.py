@@ -14,6 +14,7 @@ import stat
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import zmq
@@ -31,6 +32,10 @@ COPY_BELOW = 8192
 OUTBOX_BYTES = 32 * 1024 * 1024  # of one peer
 OUTBOXES_BYTES = 256 * 1024 * 1024  # of all
 MESSAGE_BYTES = 512  # what a message costs beside its body
+
+# Plain integers: the operators of enums cost more than the calls they go into.
+_NOBLOCK = int(zmq.NOBLOCK)
+_MORE = int(zmq.SNDMORE) | _NOBLOCK
 
 
 def seed_identities() -> None:
@@ -57,10 +62,12 @@ def open_router(
     socket.set(zmq.RCVHWM, HIGH_WATER)
     socket.set(zmq.MAXMSGSIZE, limit)
     socket.set(zmq.HANDSHAKE_IVL, 3000)
-    socket.set(zmq.HEARTBEAT_IVL, 1000)
-    socket.set(zmq.HEARTBEAT_TIMEOUT, 3000)
-    socket.set(zmq.HEARTBEAT_TTL, 3000)
+    # No heartbeats of its own: libzmq looks through all timers for each, which takes a
+    # whole core from 4,000 peers on. Theirs carry a TTL; who has none is found by TCP.
     socket.set(zmq.TCP_KEEPALIVE, 1)
+    socket.set(zmq.TCP_KEEPALIVE_IDLE, 3)
+    socket.set(zmq.TCP_KEEPALIVE_INTVL, 1)
+    socket.set(zmq.TCP_KEEPALIVE_CNT, 3)
     socket.set(zmq.BACKLOG, 1024)
     socket.set(zmq.IPV6, 1)
     try:
@@ -130,23 +137,25 @@ class Reader:
         budget = TURN_FRAMES
         receive = self.socket.recv
         while budget > 0:
-            frames: list[Any] = []
-            while True:
-                try:
-                    frame = receive(zmq.NOBLOCK, copy=False)
-                except zmq.Again:
-                    return
-                budget -= 1
-                if not self._skipping:
-                    small = len(frame) < COPY_BELOW
-                    frames.append(frame.bytes if small else frame)
-                if not frame.more:
-                    break
-                if len(frames) >= FRAMES_LIMIT:
-                    self._skipping = True
-                    frames.clear()
-                if self._skipping and budget <= 0:
-                    return
+            try:
+                # More always follows an identity, so it need not be asked for.
+                frames: list[Any] = [] if self._skipping else [receive(_NOBLOCK)]
+                while True:
+                    frame = receive(_NOBLOCK, copy=False)
+                    more = frame.more
+                    if not self._skipping:
+                        small = len(frame) < COPY_BELOW
+                        frames.append(frame.bytes if small else frame)
+                    budget -= 1
+                    if not more:
+                        break
+                    if len(frames) >= FRAMES_LIMIT:
+                        self._skipping = True
+                        frames.clear()
+                    if self._skipping and budget <= 0:
+                        return
+            except zmq.Again:
+                return
             if self._skipping:
                 self._skipping = False
                 self.discarded += 1
@@ -179,7 +188,8 @@ class Writer:
     """
 
     def __init__(self, socket: Any) -> None:
-        self.socket = socket
+        # Without pyzmq's layer in Python, which costs as much as sending.
+        self._send = MethodType(zmq.backend.Socket.send, socket)
         self.dropped = 0
         self._outboxes: dict[bytes, Outbox] = {}
         self._bytes = 0
@@ -191,18 +201,17 @@ class Writer:
 
     def send(self, send: Send) -> bool:
         """Send, or keep for later; False if the peer is gone."""
-        outbox = self._outboxes.get(send.identity)
+        outbox = self._outboxes.get(send.identity) if self._outboxes else None
         if outbox is None:
             try:
                 self._write(send)
+                return True
             except zmq.Again:
                 outbox = self._outboxes[send.identity] = Outbox()
             except zmq.ZMQError as error:
                 if error.errno != zmq.EHOSTUNREACH:
                     raise
                 return False
-            else:
-                return True
         size = _cost(send)
         if outbox.bytes + size > OUTBOX_BYTES or self._bytes + size > OUTBOXES_BYTES:
             self.dropped += 1
@@ -232,14 +241,13 @@ class Writer:
         return lost
 
     def _write(self, send: Send) -> None:
-        more = zmq.SNDMORE | zmq.NOBLOCK
-        socket = self.socket
-        socket.send(send.identity, more)
-        for frame in send.envelope:
-            socket.send(frame, more)
-        socket.send(encode(send.message), more)
-        body = send.body
-        socket.send(body, zmq.NOBLOCK, copy=len(body) < COPY_BELOW)
+        _, identity, envelope, message, body = send
+        put = self._send
+        put(identity, _MORE)
+        for frame in envelope:
+            put(frame, _MORE)
+        put(encode(message), _MORE)
+        put(body, _NOBLOCK, len(body) < COPY_BELOW)
 
 
 def _cost(send: Send) -> int:
