@@ -127,6 +127,7 @@ class Flow:
         }
         due = pending.deadline + VERDICT_GRACE
         if worker.hands:
+            self.counters["ahead"] += 1
             extras["ahead"] = len(worker.hands)
             pending.start_by = extras["start_by"] = now + prefetch.LEASE
             due = min(due, pending.start_by + prefetch.MARGIN)
