@@ -10,15 +10,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import bars, compare, figures, memory, models, plot, respawn
-from bench.peers import PEERS
+from bench import bars, compare, figures, memory, plot, respawn
+from bench.peers import MODELS, PEERS
 from bench.stack import ROOT
-from bench.works import WORKS
+from bench.works import DATABASE, WORKS
 from falconas.cli.table import render
 
-KEPT = Path(".falconas/bench")
-COMPARED = KEPT / "peers.json"
-MODELS = KEPT / "models.json"
+FIGURES = Path(".falconas/bench")
 WIDTH = 100
 
 
@@ -30,12 +28,20 @@ def show_peers(options: argparse.Namespace) -> None:
         )
     else:
         cells = bars.cells()
-    times = compare.Times(options.warm, options.seconds, options.rounds)
-    outcome = compare.run(cells, times, options.nice)
-    compare.save(outcome, COMPARED)
+    outcome = measured(cells, options, FIGURES / "peers.json")
     print(figures.markdown(outcome))
     print(bars.markdown(figures.figures(outcome.samples)))
-    print(COMPARED)
+
+
+def measured(
+    cells: list[compare.Cell], options: argparse.Namespace, path: Path
+) -> compare.Outcome:
+    """Measure, and keep the single figures."""
+    times = compare.Times(options.warm, options.seconds, options.rounds)
+    outcome = compare.run(cells, times, options.nice)
+    compare.save(outcome, path)
+    print(f"single figures: {path}\n")
+    return outcome
 
 
 def show_respawn(_: argparse.Namespace) -> None:
@@ -47,42 +53,39 @@ def show_memory(_: argparse.Namespace) -> None:
 
 
 def show_models(options: argparse.Namespace) -> None:
-    missing = models.missing()
-    if missing:
-        how = f"{sys.executable} -m pip install -e '.[bench]'"
-        print(f"skipped: {', '.join(missing)} not installed; {how}")
-        return
-    samples = models.run(options.rounds)
-    models.save(samples, MODELS)
-    found = models.figures(samples)
-    picture = MODELS.with_suffix(".svg")
-    picture.write_text(plot.svg(found))
-    print(f"{models.markdown(found)}\n{MODELS}, {picture}")
+    cells = compare.grid(MODELS, sorted(DATABASE, key=list(WORKS).index))
+    outcome = measured(cells, options, FIGURES / "models.json")
+    picture = FIGURES / "models.svg"
+    picture.write_text(plot.svg(figures.figures(outcome.samples)))
+    print(f"{figures.markdown(outcome)}\n{picture}")
 
 
 def block(name: str) -> re.Pattern[str]:
     """Return what finds the place of some figures in the document."""
-    return re.compile(rf"(?<=<!-- {name} -->\n).*?(?=<!-- end -->)", re.DOTALL)
+    return re.compile(f"<!-- {name} -->\n.*?<!-- end -->", re.DOTALL)
 
 
 def publish(_: argparse.Namespace) -> None:
     """Put the kept figures into the documents."""
     page = ROOT / "docs/performance.md"
     text = page.read_text()
-    if MODELS.exists():
-        found = models.figures(models.read(MODELS))
-        (ROOT / "docs/models.svg").write_text(plot.svg(found))
-        text = put(text, "models", models.markdown(found))
-    if COMPARED.exists():
-        outcome = compare.load(COMPARED)
-        text = put(text, "peers", figures.markdown(outcome))
-        text = put(text, "bars", bars.markdown(figures.figures(outcome.samples)))
+    for name in ("models", "peers"):
+        kept = FIGURES / f"{name}.json"
+        if kept.exists():
+            outcome = compare.load(kept)
+            found = figures.figures(outcome.samples)
+            text = put(text, name, figures.markdown(outcome))
+            if name == "models":
+                (ROOT / "docs/models.svg").write_text(plot.svg(found))
+            else:
+                text = put(text, "bars", bars.markdown(found))
     page.write_text(text)
 
 
 def put(text: str, name: str, figures: str) -> str:
     """Replace some figures in a document."""
-    text, count = block(name).subn(lambda _: f"\n{figures}\n", text)
+    complete = f"<!-- {name} -->\n\n{figures}\n<!-- end -->"
+    text, count = block(name).subn(lambda _: complete, text)
     assert count == 1, f"the document has no place for {name}"
     return text
 

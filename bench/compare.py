@@ -194,15 +194,16 @@ def measure(cell: Cell, running: Running, database: int, times: Times) -> Sample
             process.kill()
         complaints.seek(0)
         complaint = complaints.read().strip()[-500:]
-    if process.returncode or len(readings) != 2:
-        raise RuntimeError(complaint or "the load generator was late")
+    found = json.loads(answer) if answer else {"error": complaint or "no answer"}
+    if "error" in found:
+        raise RuntimeError(found["error"])
     before, after = readings
     used = {role: spent.between(before[role], after[role]) for role in before}
     whole, _ = used.pop(MACHINE)
     cpu = {role: seconds for role, (seconds, _) in used.items()}
     return Sample(
         *cell,
-        **json.loads(answer),
+        **found,
         cpu=cpu,
         switches={role: count for role, (_, count) in used.items()},
         others=max(0.0, whole - sum(cpu.values())),
@@ -215,14 +216,11 @@ def _listen(
     """Look at what is spent when the load generator says so; return its answer too."""
     assert process.stdout is not None
     readings = []
-    for word in ("begin\n", "end\n"):
-        if process.stdout.readline() != word:
-            break
+    while (line := process.stdout.readline()) in {"begin\n", "end\n"}:
         reading = {role: spent.read(pids) for role, pids in roles.items()}
         readings.append({**reading, MACHINE: spent.machine()})
-    answer = process.stdout.read()
     process.wait()
-    return readings, answer
+    return readings, line
 
 
 def _roles(

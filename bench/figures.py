@@ -39,6 +39,10 @@ class Figure(NamedTuple):
     def all_cpu(self) -> float:
         return sum(self.cpu.values())
 
+    @property
+    def server_cpu(self) -> float:
+        return self.cpu.get("broker", 0.0) + self.cpu.get("workers", 0.0)
+
 
 Figures = dict[Cell, Figure]
 

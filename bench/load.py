@@ -2,7 +2,8 @@
 
 So many requests are always on their way: each client sends its next request when it
 has the answer to the last and has checked it. Says `begin` and `end` on stdout, then
-its figures as JSON. A wrong answer or an error ends it with a message on stderr.
+its figures as JSON. A wrong answer or an error ends it; the message
+is the figure `error`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def main() -> None:
     except Exception as error:
         while isinstance(error, ExceptionGroup):  # of the tasks, the first
             error = error.exceptions[0]
-        sys.exit(f"{type(error).__name__}: {error}")
+        found = {"error": f"{type(error).__name__}: {error}"}
     print(json.dumps(found))
 
 

@@ -32,9 +32,11 @@ def params(work: str, key: int) -> tuple[str, dict[str, Any]]:
 class FalconAS(Peer):
     """Called by the public client, all calls of one `AsyncClient`."""
 
-    def __init__(self, reset: str) -> None:
-        self.reset = reset
+    def __init__(self, reset: str = "soft", workers: int = WORKERS) -> None:
+        self.reset, self.workers = reset, workers
         self.title = "FalconAS" + ("" if reset == "soft" else f", reset {reset}")
+        if workers != WORKERS:
+            self.title += f", {workers} workers"
         if reset != "soft":
             self.works = DATABASE  # an echo does not touch the database
 
@@ -44,7 +46,7 @@ class FalconAS(Peer):
         endpoints = {leg: f"tcp://{HOST}:{port}" for leg, port in ports}
         scripts = stacks.ROOT / "bench/scripts"
         with stacks.served(
-            dsn, endpoints, WORKERS, scripts, FALCONAS_DATABASE__RESET=self.reset
+            dsn, endpoints, self.workers, scripts, FALCONAS_DATABASE__RESET=self.reset
         ) as stack:
             pids = {"broker": [stack.broker], "workers": [stack.supervisor]}
             yield Running(endpoints["frontend"], pids)
@@ -64,7 +66,7 @@ class RawFalconAS(FalconAS):
     """The same servers under the load that `zmq.proxy` gets: from a bare DEALER."""
 
     def __init__(self) -> None:
-        super().__init__("soft")
+        super().__init__()
         self.title = "FalconAS, raw DEALER"
         self.works = frozenset({*ECHOES, "one_row"})
 
