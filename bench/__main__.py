@@ -10,13 +10,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import bars, compare, figures, memory, plot, respawn
+from bench import bars, compare, figures, memory, pictures, plot, respawn
 from bench.peers import MODELS, PEERS
 from bench.stack import ROOT
 from bench.works import DATABASE, WORKS
 from falconas.cli.table import render
 
 FIGURES = Path(".falconas/bench")
+DRAWN = {"models": plot.svg, "peers": pictures.svg}
 WIDTH = 100
 
 
@@ -40,7 +41,9 @@ def measured(
     times = compare.Times(options.warm, options.seconds, options.rounds)
     outcome = compare.run(cells, times, options.nice)
     compare.save(outcome, path)
-    print(f"single figures: {path}\n")
+    picture = path.with_suffix(".svg")
+    picture.write_text(DRAWN[path.stem](figures.figures(outcome.samples)))
+    print(f"single figures: {path}, picture: {picture}\n")
     return outcome
 
 
@@ -55,9 +58,7 @@ def show_memory(_: argparse.Namespace) -> None:
 def show_models(options: argparse.Namespace) -> None:
     cells = compare.grid(MODELS, sorted(DATABASE, key=list(WORKS).index))
     outcome = measured(cells, options, FIGURES / "models.json")
-    picture = FIGURES / "models.svg"
-    picture.write_text(plot.svg(figures.figures(outcome.samples)))
-    print(f"{figures.markdown(outcome)}\n{picture}")
+    print(figures.markdown(outcome))
 
 
 def block(name: str) -> re.Pattern[str]:
@@ -75,9 +76,9 @@ def publish(_: argparse.Namespace) -> None:
             outcome = compare.load(kept)
             found = figures.figures(outcome.samples)
             text = put(text, name, figures.markdown(outcome))
-            if name == "models":
-                (ROOT / "docs/models.svg").write_text(plot.svg(found))
-            else:
+            drawn = DRAWN[name](found)
+            (ROOT / f"docs/{name}.svg").write_text(drawn)
+            if name == "peers":
                 text = put(text, "bars", bars.markdown(found))
     page.write_text(text)
 

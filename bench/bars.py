@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from bench.compare import Cell
 from bench.figures import Figure, Figures, short
-from bench.peers import PEERS
+from bench.peers import OTHER_SIZES, PEERS
 
 OURS = ("falconas", "falconas-raw")
-HEAD = "| bar | wanted | stretch | by our client | raw DEALER | |"
-RULE = "|---|---:|---:|---:|---:|---|"
+HEAD = "| bar | wanted | stretch | our client | raw DEALER | by CPU | |"
+RULE = "|---|---:|---:|---:|---:|---:|---|"
 ALL = "all"  # every other peer that has as many requests on their way
 
 
@@ -44,6 +44,10 @@ class Bar(NamedTuple):
     stretch: float | None = None
 
 
+# What is usual, and the least that can be done without a broker.
+THREADS = ("fastapi-40", "uvicorn")
+ASYNCPG = ("fastapi-asyncpg-2", "asyncpg-2")
+
 BARS = (
     Bar(RATE, "echo", 64, "proxy", 0.5, 0.85),
     Bar(RATE, "echo", 64, "nats", 1.8),
@@ -52,13 +56,13 @@ BARS = (
     Bar(P50, "echo", 1, "proxy", 1.25, 1.05),
     Bar(RATE, "echo_1m", 16, "proxy", 0.9, 1.0),
     Bar(RATE, "one_row", 64, "direct-reset", 0.6, 0.85),
-    Bar(RATE, "one_row", 64, "uvicorn", 3.5, 6.0),
-    Bar(RATE, "one_row", 64, "asyncpg-2", 1.5),
+    *(Bar(RATE, "one_row", 64, peer, 3.5, 6.0) for peer in THREADS),
+    *(Bar(RATE, "one_row", 64, peer, 1.5) for peer in ASYNCPG),
     Bar(RATE, "one_row", 64, "nats", None, 1.0),
-    Bar(RATE, "gathered", 64, "uvicorn", 2.5),
-    Bar(RATE, "gathered", 64, "asyncpg-2", 1.1),
+    *(Bar(RATE, "gathered", 64, peer, 2.5) for peer in THREADS),
+    *(Bar(RATE, "gathered", 64, peer, 1.1) for peer in ASYNCPG),
     Bar(RATE, "gathered", 64, "direct-reset", None, 0.9),
-    Bar(RATE, "aggregated", 64, "uvicorn", 1.5),
+    *(Bar(RATE, "aggregated", 64, peer, 1.5) for peer in THREADS),
     Bar(RATE, "aggregated", 64, "direct-reset", None, 0.95),
     Bar(P99, "one_row", 64, ALL, 1.0, 0.5),
 )
@@ -74,6 +78,7 @@ def theirs(bar: Bar) -> list[Cell]:
         for name, peer in PEERS.items()
         if bar.work in peer.works
         and not peer.outstanding
+        and name not in OTHER_SIZES
         and not name.startswith("falconas")
     ]
 
@@ -113,8 +118,21 @@ def rows(found: Figures) -> Iterator[list[str]]:
             f"{bar.work} @{bar.outstanding}, {bar.measure.title} / {against}",
             *("" if n is None else f"{sign} {n:g}" for n in (bar.wanted, bar.stretch)),
             *("" if each is None else short(each) for each in ratios),
+            by_cpu(bar, found),
             verdict(bar, counts),
         ]
+
+
+def by_cpu(bar: Bar, found: Figures) -> str:
+    """Return the ratio of rates that follows if both have all processors to themselves.
+
+    What others on the machine do spoils the rates more than this.
+    """
+    mine = found.get(Cell(OURS[bar.peer == "proxy"], bar.work, bar.outstanding))
+    other = found.get(theirs(bar)[0])
+    if bar.measure is not RATE or mine is None or other is None:
+        return ""
+    return short(other.all_cpu / mine.all_cpu)
 
 
 def verdict(bar: Bar, value: float) -> str:

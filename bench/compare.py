@@ -159,7 +159,7 @@ def start(peer: str, folder: Path, dsn: str, stack: ExitStack) -> Running:
 def database(folder: Path) -> Iterator[tuple[str, int]]:
     """Start PostgreSQL with the table; yields conninfo and the postmaster."""
     say("starting PostgreSQL")
-    with postgres(folder / "postgres", max_connections="300") as server:
+    with postgres(folder / "postgres", max_connections="600") as server:
         dsn = server.create_database("bench")
         make_table(dsn)
         ((data,),) = server.execute(sql.SQL("SHOW data_directory"))
@@ -193,10 +193,10 @@ def measure(cell: Cell, running: Running, database: int, times: Times) -> Sample
             late.cancel()
             process.kill()
         complaints.seek(0)
-        complaint = complaints.read().strip()[-500:]
-    found = json.loads(answer) if answer else {"error": complaint or "no answer"}
-    if "error" in found:
-        raise RuntimeError(found["error"])
+        *_, complaint = ["no answer", *complaints.read().splitlines()]
+    found = json.loads(answer or "{}")
+    if "requests" not in found:
+        raise RuntimeError(f"{found.get('error', 'the load ended')}; {complaint}")
     before, after = readings
     used = {role: spent.between(before[role], after[role]) for role in before}
     whole, _ = used.pop(MACHINE)

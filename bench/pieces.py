@@ -29,6 +29,17 @@ ONE = "SELECT id, name, region, quantity, price FROM item WHERE id = %s"
 MANY = "SELECT region, quantity, price FROM item WHERE id >= %s AND id < %s"
 
 
+def row(key: int) -> dict[str, Any]:
+    """Return what is in a row, worked out without a database."""
+    return {
+        "id": key,
+        "name": f"item {key}",
+        "region": f"region {key % REGIONS}",
+        "quantity": key * 7919 % 1000,
+        "price": key * 104729 % 9973 / 8.0,
+    }
+
+
 def make_table(dsn: str) -> None:
     """Make the table, in a database that is ours."""
     with psycopg.connect(dsn, autocommit=True) as connection:

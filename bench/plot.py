@@ -83,7 +83,7 @@ def svg(figures: Figures) -> str:
     ]
     for column, (piece, work) in enumerate(PIECES.items()):
         left = LEFT + ACROSS * column
-        lines.append(_text(left + PLOT / 2, TOP - 18, work.title, "middle", bold=True))
+        lines.append(text(left + PLOT / 2, TOP - 18, work.title, "middle", bold=True))
         for number, row in enumerate(ROWS):
             mine = [f for cell, f in figures.items() if cell.work == piece]
             top = TOP + DOWN * number
@@ -91,7 +91,7 @@ def svg(figures: Figures) -> str:
             if not column:
                 x, y = 14 - LEFT, HEIGHT / 2
                 turned = f' transform="rotate(-90 {x} {y})"'
-                lines.append(_text(x, y, row.title, "middle", more=turned))
+                lines.append(text(x, y, row.title, "middle", more=turned))
             lines.append("</g>")
     return "\n".join([*lines, "</svg>"]) + "\n"
 
@@ -100,9 +100,9 @@ def _legend() -> Iterator[str]:
     for number, line in enumerate(LINES.values()):
         x, y = LEFT + ACROSS * (number // 2), 24 + 20 * (number % 2)
         yield _line([(x, y - 4), (x + 34, y - 4)], line)
-        yield _text(x + 42, y, line.title, "start")
+        yield text(x + 42, y, line.title, "start")
     note = "across: clients, each with one request at a time"
-    yield _text(LEFT, 68, note, "start", more=' fill="#555"')
+    yield text(LEFT, 68, note, "start", more=' fill="#555"')
 
 
 def _panel(row: Row, figures: list[Figure]) -> Iterator[str]:
@@ -110,10 +110,10 @@ def _panel(row: Row, figures: list[Figure]) -> Iterator[str]:
     for tick in scale.ticks:
         y = round(scale.y(tick), 1)
         yield f'<path d="M0 {y}H{PLOT}" stroke="#ddd"/>'
-        yield _text(-8, y + 4, f"{tick:,.10g}", "end")
+        yield text(-8, y + 4, f"{tick:,.10g}", "end")
     xs = {count: 24 + 90 * number for number, count in enumerate(CLIENTS)}
     for count, x in xs.items():
-        yield _text(x, HEIGHT + 18, f"{count}", "middle")
+        yield text(x, HEIGHT + 18, f"{count}", "middle")
     for peer, line in LINES.items():
         points = [
             (float(xs[f.cell.outstanding]), round(scale.y(row.value(f)), 1))
@@ -152,11 +152,12 @@ def _line(points: list[tuple[float, float]], line: Line) -> str:
     )
 
 
-def _text(
-    x: float, y: float, text: str, anchor: str, *, bold: bool = False, more: str = ""
+def text(
+    x: float, y: float, words: str, anchor: str, *, bold: bool = False, more: str = ""
 ) -> str:
+    """Return a text at a place."""
     weight = ' font-weight="bold"' if bold else ""
     return (
         f'<text x="{x}" y="{y}" text-anchor="{anchor}"{weight}{more}>'
-        f"{escape(text)}</text>"
+        f"{escape(words)}</text>"
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from bench.pieces import AGGREGATED, spread
+from bench.pieces import AGGREGATED, row, spread
 
 
 class Work(NamedTuple):
@@ -54,9 +54,10 @@ def check(work: str, key: int, value: Any) -> None:
         Mismatch: It is not.
     """
     if work == "one_row":
-        right = value["id"] == key
+        right = value == row(key)
     elif work == "gathered":
-        right = [row["id"] for row in value] == spread(key)
+        keys = spread(key)
+        right = [each["id"] for each in value] == keys and value[-1] == row(keys[-1])
     else:
         right = sum(sums[0] for sums in value.values()) == AGGREGATED
     if not right:

@@ -37,7 +37,7 @@ async def aggregated(connection: Any, key: int) -> Any:
 WORKS = {each.__name__: each for each in (one_row, gathered, aggregated)}
 
 
-async def _open() -> None:
+async def begin() -> None:
     parts = conninfo_to_dict(os.environ["BENCH_DSN"])
     names = {"host": "host", "port": "port", "user": "user", "dbname": "database"}
     known = {theirs: parts[ours] for ours, theirs in names.items() if ours in parts}
@@ -45,19 +45,23 @@ async def _open() -> None:
     state["pool"] = await pool
 
 
-async def _close() -> None:
+async def end() -> None:
     await state["pool"].close()
+
+
+async def run(name: str, key: int) -> Any:
+    """Do a piece of work."""
+    async with state["pool"].acquire() as connection:
+        return await WORKS[name](connection, key)
 
 
 async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     if scope["type"] == "lifespan":
-        await lifespan(receive, send, _open, _close)
+        await lifespan(receive, send, begin, end)
         return
-    work = WORKS.get(scope["path"][1:])
-    if work is None:
+    name = scope["path"][1:]
+    if name in WORKS:
+        key = int(scope["query_string"].removeprefix(b"key="))
+        await answer(send, json.dumps(await run(name, key)).encode())
+    else:
         await answer(send, await body_of(receive))
-        return
-    key = int(scope["query_string"].removeprefix(b"key="))
-    async with state["pool"].acquire() as connection:
-        value = await work(connection, key)
-    await answer(send, json.dumps(value).encode())

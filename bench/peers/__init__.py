@@ -28,14 +28,17 @@ PEERS: dict[str, Peer] = {
     "granian": web.threads(web.GRANIAN, 1),
     "granian-2": web.threads(web.GRANIAN, 2),
     "asyncpg-2": web.coroutines(2),
+    "fastapi-40": web.fastapi(40),
+    "fastapi-asyncpg-2": web.fastapi_async(2),
     "direct": Direct("bare"),
     "direct-reset": Direct("with reset"),
     "pgbench": Pgbench(),
     "threads-10": web.node_pool(10),
     "threads-40": web.node_pool(40),
     "fastapi-10": web.fastapi(10),
-    "fastapi-40": web.fastapi(40),
 }
+# Measured for the models only; a peer of the same kind stands for them elsewhere.
+OTHER_SIZES = frozenset({"falconas-4", "threads-10", "threads-40", "fastapi-10"})
 # How the models of the design are compared: the usual ways, in their usual sizes.
 MODELS = (
     "threads-10",

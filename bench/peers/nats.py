@@ -73,7 +73,7 @@ class Nats(Peer):
     ) -> list[Call]:
         import nats
 
-        client = await nats.connect(endpoint)
+        client = await nats.connect(endpoint, allow_reconnect=False)
         stack.push_async_callback(client.close)
 
         async def call(work: str, key: int) -> Any:

@@ -102,25 +102,38 @@ POOL = ("psycopg_pool", "uvloop", "httptools")
 def threads(command: str, count: int) -> Web:
     """A bare application whose work is done in threads, with a `psycopg_pool`."""
     name = command.partition(" ")[0]
-    title = f"{name} x{count}, threads + psycopg_pool"
+    title = f"bare ASGI on {name} x{count}, threads + psycopg_pool"
     return Web(title, command, "asgi", count=count, needs=POOL)
 
 
 def coroutines(count: int) -> Web:
     """A bare application of coroutines, with asyncpg's pool."""
     needs = ("asyncpg", *POOL[1:])
-    title = f"uvicorn x{count}, asyncpg"
+    title = f"bare ASGI on uvicorn x{count}, asyncpg"
     return Web(title, UVICORN, "asyncpg_app", count=count, size=20, needs=needs)
 
 
 def fastapi(size: int) -> Web:
     """What is usual: FastAPI with `def` endpoints, which run in up to 40 threads."""
     return Web(
-        f"FastAPI + psycopg_pool, {size}",
+        f"FastAPI on uvicorn x1, threads + psycopg_pool, {size}",
         UVICORN,
         "fastapi_app",
         size=size,
         needs=("fastapi", *POOL),
+        works=DATABASE,
+    )
+
+
+def fastapi_async(count: int) -> Web:
+    """FastAPI with `async def` endpoints and asyncpg's pool."""
+    return Web(
+        f"FastAPI on uvicorn x{count}, asyncpg",
+        UVICORN,
+        "fastapi_async",
+        count=count,
+        size=20,
+        needs=("fastapi", "asyncpg", *POOL[1:]),
         works=DATABASE,
     )
 
