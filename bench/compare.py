@@ -114,14 +114,18 @@ def run(cells: list[Cell], times: Times, nice: int = 0) -> Outcome:
         database(Path(name)) as (dsn, pid),
         ExitStack() as stack,
     ):
-        running = {}
+        running: dict[str, Running] = {}
         for peer in dict.fromkeys(cell.peer for cell in cells):
-            say(f"starting {peer}")
+            owner = PEERS[peer].servers or peer
             try:
-                running[peer] = start(peer, Path(name), dsn, stack)
+                if owner not in running:
+                    say(f"starting {owner}")
+                    running[owner] = start(owner, Path(name), dsn, stack)
+                running[peer] = running[owner]
             except Exception as error:
                 outcome.skipped[peer] = str(error) or repr(error)
         if nice:  # PostgreSQL's is a session of its own, not below us in the tree
+            stack.callback(priority.take, 0, [os.getpid()])
             priority.take(nice, [os.getpid(), pid])
         cells = [cell for cell in cells if cell.peer in running]
         total = len(cells) * times.rounds

@@ -42,12 +42,14 @@ class Peer:
         works: What it can be asked for.
         outstanding: How many requests it has on their way, whatever is asked.
         client: The role of the load generator's process.
+        servers: The key of the peer whose servers it uses, if they are not its own.
     """
 
     title = ""
     works = frozenset(WORKS)
     outstanding: tuple[int, ...] = ()
     client = "client"
+    servers = ""
 
     def missing(self) -> str:
         """Tell why it cannot run here, and how to install it; else nothing."""
