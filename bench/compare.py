@@ -25,7 +25,7 @@ from bench.peers import PEERS
 from bench.peers.base import Running
 from bench.pieces import make_table
 from bench.stack import ROOT, postgres
-from bench.works import WORKS
+from bench.works import DATABASE, WORKS
 
 PATIENCE = 60.0  # of a load generator, beyond its time
 DATABASE_ROLE, MACHINE = "database", "machine"
@@ -109,11 +109,15 @@ def _counts(peer: str, work: str, level: int, counts: set[int]) -> tuple[int, ..
 def run(cells: list[Cell], times: Times, nice: int = 0) -> Outcome:
     """Measure, and say how far it is; `nice` is for all that is started."""
     outcome = Outcome([], {}, {})
+    table = any(cell.work in DATABASE for cell in cells)
     with (
         tempfile.TemporaryDirectory(prefix="falconas-") as name,
-        database(Path(name)) as (dsn, pid),
         ExitStack() as stack,
     ):
+        if nice:
+            stack.callback(priority.take, 0, [os.getpid()])
+            priority.take(nice, [os.getpid()])
+        dsn, pid = stack.enter_context(database(Path(name), table=table))
         running: dict[str, Running] = {}
         for peer in dict.fromkeys(cell.peer for cell in cells):
             owner = PEERS[peer].servers or peer
@@ -125,7 +129,6 @@ def run(cells: list[Cell], times: Times, nice: int = 0) -> Outcome:
             except Exception as error:
                 outcome.skipped[peer] = str(error) or repr(error)
         if nice:  # PostgreSQL's is a session of its own, not below us in the tree
-            stack.callback(priority.take, 0, [os.getpid()])
             priority.take(nice, [os.getpid(), pid])
         cells = [cell for cell in cells if cell.peer in running]
         total = len(cells) * times.rounds
@@ -160,12 +163,13 @@ def start(peer: str, folder: Path, dsn: str, stack: ExitStack) -> Running:
 
 
 @contextmanager
-def database(folder: Path) -> Iterator[tuple[str, int]]:
-    """Start PostgreSQL with the table; yields conninfo and the postmaster."""
+def database(folder: Path, *, table: bool) -> Iterator[tuple[str, int]]:
+    """Start PostgreSQL, with the table if asked; yields conninfo and postmaster."""
     say("starting PostgreSQL")
     with postgres(folder / "postgres", max_connections="600") as server:
         dsn = server.create_database("bench")
-        make_table(dsn)
+        if table:
+            make_table(dsn)
         ((data,),) = server.execute(sql.SQL("SHOW data_directory"))
         yield dsn, int((Path(data) / "postmaster.pid").read_text().split()[0])
 

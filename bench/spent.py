@@ -1,8 +1,8 @@
 """What processes spent: CPU and context switches, from /proc.
 
 A process is counted with all its descendants. The scheduler's own clock counts
-nanoseconds, but forgets a thread that has ended; where one did, the ticks of the
-process are taken instead, which its parent inherits.
+nanoseconds, but forgets a thread or a process that has ended; where one did, ticks are
+taken instead, which a parent inherits.
 """
 
 from __future__ import annotations
@@ -22,33 +22,43 @@ class Reading(NamedTuple):
 
     Attributes:
         ticks: CPU seconds of all, those of children that are gone included.
+        inherited: CPU seconds of children that are gone.
         threads: CPU seconds and context switches by thread.
     """
 
     ticks: float
+    inherited: float
     threads: dict[str, tuple[float, int]]
 
 
 def read(roots: Iterable[int]) -> Reading:
-    """Look at processes and their descendants."""
+    """Look at processes and their descendants.
+
+    Raises:
+        ProcessLookupError: None of them is there.
+    """
     found = tree(roots)
+    if not found:
+        raise ProcessLookupError("a process that is measured has ended")
     threads: dict[str, tuple[float, int]] = {}
     for pid in found:
         threads |= _threads(pid)
-    return Reading(sum(found.values()), threads)
+    own, inherited = (sum(each) for each in zip(*found.values(), strict=True))
+    return Reading(own + inherited, inherited, threads)
 
 
-def tree(roots: Iterable[int]) -> dict[int, float]:
-    """Return the CPU seconds of processes and their descendants, in ticks."""
+def tree(roots: Iterable[int]) -> dict[int, tuple[float, float]]:
+    """Return processes and their descendants: CPU seconds, own and inherited ones."""
     stats = _stats()
     children: dict[int, list[int]] = {}
-    for pid, (parent, _) in stats.items():
+    for pid, (parent, _, _) in stats.items():
         children.setdefault(parent, []).append(pid)
-    found, left = {}, list(roots)
+    found: dict[int, tuple[float, float]] = {}
+    left = list(roots)
     while left:
         pid = left.pop()
         if pid in stats:
-            found[pid] = stats[pid][1]
+            found[pid] = stats[pid][1:]
         left += children.get(pid, ())
     return found
 
@@ -58,7 +68,7 @@ def machine() -> Reading:
     fields = Path("/proc/stat").read_text().split(maxsplit=9)[1:9]
     user, nice, system, _, _, irq, softirq, steal = map(int, fields)
     ticks = (user + nice + system + irq + softirq + steal) * TICK
-    return Reading(ticks, {"cpu": (ticks, 0)})
+    return Reading(ticks, 0.0, {"cpu": (ticks, 0)})
 
 
 def between(before: Reading, after: Reading) -> tuple[float, int]:
@@ -68,13 +78,14 @@ def between(before: Reading, after: Reading) -> tuple[float, int]:
         earlier = before.threads.get(thread, (0.0, 0))
         ran += seconds - earlier[0]
         switched += switches - earlier[1]
-    if not before.threads.keys() <= after.threads.keys():
+    ended = not before.threads.keys() <= after.threads.keys()
+    if ended or after.inherited > before.inherited:
         ran = after.ticks - before.ticks
     return ran, int(switched)
 
 
-def _stats() -> dict[int, tuple[int, float]]:
-    """Return the parent of each process and what it spent."""
+def _stats() -> dict[int, tuple[int, float, float]]:
+    """Return the parent of each process, what it spent and what it inherited."""
     found = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -82,7 +93,9 @@ def _stats() -> dict[int, tuple[int, float]]:
         except OSError:
             continue
         pid = int(path.parent.name)
-        found[pid] = int(fields[1]), sum(map(int, fields[11:15])) * TICK
+        user, system, children_user, children_system = map(int, fields[11:15])
+        inherited = (children_user + children_system) * TICK
+        found[pid] = int(fields[1]), (user + system) * TICK, inherited
     return found
 
 

@@ -238,6 +238,14 @@ class TestMeasuring:
         assert ran >= 0.1
         assert switched > 0
 
+    def test_a_process_that_came_and_went_is_not_forgotten(self) -> None:
+        burn = "import time\nwhile time.process_time() < 0.2: pass"
+        before = spent.read([os.getpid()])
+        subprocess.run([sys.executable, "-c", burn], check=True)
+        ran, _ = spent.between(before, spent.read([os.getpid()]))
+
+        assert ran >= 0.15
+
     def test_a_thread_that_ended_is_not_forgotten(self) -> None:
         go, done = threading.Event(), threading.Event()
 
