@@ -37,9 +37,10 @@ lint: $(STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-# PART=models measures three ways of serving beside each other; ROUNDS=5 for longer.
+# The bars, in under 5 minutes; FULL=1 measures all peers and all they can. PART=models, respawn
+# or memory measures something else, OPTIONS=--help tells what more there is.
 bench: $(BENCH)
-	@$(BIN)/python -m bench $(PART)
+	@$(BIN)/python -m bench $(PART) $(if $(FULL),--full) $(OPTIONS)
 
 # Stops what `make demo KEEP=1` left running, and removes generated data.
 clean:

@@ -2,86 +2,163 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from bench import growth, memory, models, overhead, plot, respawn
+from bench import bars, compare, figures, growth, memory, pictures, plot, respawn
+from bench.peers import MODELS, PEERS
 from bench.stack import ROOT
+from bench.works import DATABASE, WORKS
 from falconas.cli.table import render
 
-KEPT = Path(".falconas/bench")
-FIGURES = KEPT / "overhead.json"
-MODELS = KEPT / "models.json"
-GROWTH = KEPT / "growth.json"
+FIGURES = Path(".falconas/bench")
+DRAWN = {"models": plot.svg, "peers": pictures.svg, "some": pictures.svg}
 WIDTH = 100
-BLOCK = re.compile(r"(?<=<!-- models -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 
-def show_overhead() -> None:
-    figures = overhead.run()
-    print(render(overhead.table(figures), WIDTH))
-    overhead.save(figures, FIGURES)
-    print(f"\nus: microseconds of CPU (broker) or of waiting (p50, p99); {FIGURES}")
+def show_peers(options: argparse.Namespace) -> None:
+    chosen = options.peers or options.works or options.outstanding
+    if chosen or options.full:
+        cells = compare.grid(
+            options.peers or PEERS, options.works or WORKS, options.outstanding or ()
+        )
+    else:
+        cells = bars.cells()
+    # What was chosen by name is not published by mistake.
+    outcome = measured(
+        cells, options, FIGURES / f"{'some' if chosen else 'peers'}.json"
+    )
+    print(figures.markdown(outcome))
+    print(bars.markdown(figures.figures(outcome.samples)))
 
 
-def show_respawn() -> None:
+def measured(
+    cells: list[compare.Cell], options: argparse.Namespace, path: Path
+) -> compare.Outcome:
+    """Measure, and keep the single figures."""
+    times = compare.Times(options.warm, options.seconds, options.rounds)
+    outcome = compare.run(cells, times, options.nice)
+    compare.save(outcome, path)
+    picture = path.with_suffix(".svg")
+    picture.write_text(DRAWN[path.stem](figures.figures(outcome.samples)))
+    print(f"single figures: {path}, picture: {picture}\n")
+    return outcome
+
+
+def show_respawn(_: argparse.Namespace) -> None:
     print(render(respawn.table(respawn.run()), WIDTH))
 
 
-def show_memory() -> None:
+def show_memory(_: argparse.Namespace) -> None:
     print(render(memory.run(), WIDTH))
 
 
-def show_models() -> None:
-    missing = models.missing()
-    if missing:
-        how = f"{sys.executable} -m pip install -e '.[bench]'"
-        print(f"skipped: {', '.join(missing)} not installed; {how}")
-        return
-    samples = models.run(int(os.environ.get("ROUNDS", models.ROUNDS)))
-    models.save(samples, MODELS)
-    figures = models.figures(samples)
-    picture = MODELS.with_suffix(".svg")
-    picture.write_text(plot.svg(figures))
-    print(f"{models.markdown(figures)}\n{MODELS}, {picture}")
+def show_models(options: argparse.Namespace) -> None:
+    cells = compare.grid(MODELS, sorted(DATABASE, key=list(WORKS).index))
+    outcome = measured(cells, options, FIGURES / "models.json")
+    print(figures.markdown(outcome))
 
 
-def show_growth() -> None:
-    figures = growth.run()
-    print(render(growth.table(figures), WIDTH + 10))
-    growth.save(figures, GROWTH)
+def show_growth(_: argparse.Namespace) -> None:
+    found = growth.run()
+    print(render(growth.table(found), WIDTH + 10))
+    growth.save(found, FIGURES / "growth.json")
 
 
-def publish() -> None:
-    """Put the kept figures of the models into the documents."""
-    figures = models.figures(models.read(MODELS))
-    (ROOT / "docs/models.svg").write_text(plot.svg(figures))
+def block(name: str) -> re.Pattern[str]:
+    """Return what finds the place of some figures in the document."""
+    return re.compile(f"<!-- {name} -->\n.*?<!-- end -->", re.DOTALL)
+
+
+def publish(_: argparse.Namespace) -> None:
+    """Put the kept figures into the documents."""
     page = ROOT / "docs/performance.md"
-    text, count = BLOCK.subn(f"\n{models.markdown(figures)}\n", page.read_text())
-    assert count == 1, f"{page} has no place for the figures"
+    text = page.read_text()
+    for name in ("models", "peers"):
+        kept = FIGURES / f"{name}.json"
+        if kept.exists():
+            outcome = compare.load(kept)
+            found = figures.figures(outcome.samples)
+            text = put(text, name, figures.markdown(outcome))
+            drawn = DRAWN[name](found)
+            (ROOT / f"docs/{name}.svg").write_text(drawn)
+            if name == "peers":
+                text = put(text, "bars", bars.markdown(found))
     page.write_text(text)
 
 
-PARTS = {
-    "overhead": show_overhead,
+def put(text: str, name: str, figures: str) -> str:
+    """Replace some figures in a document."""
+    complete = f"<!-- {name} -->\n\n{figures}\n<!-- end -->"
+    text, count = block(name).subn(lambda _: complete, text)
+    assert count == 1, f"the document has no place for {name}"
+    return text
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "peers": show_peers,
     "respawn": show_respawn,
     "memory": show_memory,
     "models": show_models,
     "growth": show_growth,
+    "publish": publish,
 }
 
 
+def among(names: dict[str, object]) -> Callable[[str], list[str]]:
+    """Return what reads a list of names."""
+
+    def read(text: str) -> list[str]:
+        found = text.split(",")
+        unknown = [name for name in found if name not in names]
+        if unknown:
+            raise argparse.ArgumentTypeError(
+                f"no {', '.join(unknown)}; there are {', '.join(names)}"
+            )
+        return found
+
+    return read
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser("python -m bench", description=__doc__)
+    made.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    made.add_argument("--full", action="store_true", help="all peers and works")
+    made.add_argument("--peers", type=among({**PEERS}), help="some: " + ",".join(PEERS))
+    made.add_argument("--works", type=among({**WORKS}), help="some: " + ",".join(WORKS))
+    made.add_argument(
+        "--outstanding",
+        type=lambda text: [int(each) for each in text.split(",")],
+        help="some of 1,8,16,64",
+    )
+    rounds = int(os.environ.get("ROUNDS") or 3)
+    made.add_argument("--rounds", type=int, default=rounds)
+    made.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
+    made.add_argument("--warm", type=float, default=0.3, help="seconds before each")
+    made.add_argument(
+        "--nice",
+        type=int,
+        default=0,
+        help="as root on a busy machine, -15: precedence over what else runs",
+    )
+    return made
+
+
 def main() -> None:
-    wanted = sys.argv[1:] or list(PARTS)
-    parts = PARTS | {"publish": publish}
-    unknown = [name for name in wanted if name not in parts]
+    options = parser().parse_args()
+    parts = options.parts or ["peers"]
+    unknown = [name for name in parts if name not in PARTS]
     if unknown:
-        sys.exit(f"no part {', '.join(unknown)}; there are {', '.join(parts)}")
-    for name in wanted:
+        sys.exit(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what was started
+    for name in parts:
         print(f"{name}\n")
-        parts[name]()
+        PARTS[name](options)
         print()
 
 

@@ -1,4 +1,4 @@
-"""The three pieces of work that the models are compared by, the same for each.
+"""The three pieces of work in the database, the same for each peer.
 
 All take psycopg's interface, be it a pool's connection or a script's `ctx.db`, and
 return what JSON and msgpack carry alike.
@@ -6,6 +6,7 @@ return what JSON and msgpack carry alike.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import psycopg
@@ -28,6 +29,17 @@ ONE = "SELECT id, name, region, quantity, price FROM item WHERE id = %s"
 MANY = "SELECT region, quantity, price FROM item WHERE id >= %s AND id < %s"
 
 
+def row(key: int) -> dict[str, Any]:
+    """Return what is in a row, worked out without a database."""
+    return {
+        "id": key,
+        "name": f"item {key}",
+        "region": f"region {key % REGIONS}",
+        "quantity": key * 7919 % 1000,
+        "price": key * 104729 % 9973 / 8.0,
+    }
+
+
 def make_table(dsn: str) -> None:
     """Make the table, in a database that is ours."""
     with psycopg.connect(dsn, autocommit=True) as connection:
@@ -48,15 +60,29 @@ def one_row(db: Any, key: int) -> dict[str, Any]:
 def gathered(db: Any, key: int) -> list[dict[str, Any]]:
     """Read 20 rows, one statement after the other, and return them together."""
     cursor = db.cursor(row_factory=dict_row)
-    keys = ((key + 4999 * number) % ROWS for number in range(READS))
-    return [cursor.execute(ONE, [each]).fetchone() for each in keys]
+    return [cursor.execute(ONE, [each]).fetchone() for each in spread(key)]
+
+
+def spread(key: int) -> list[int]:
+    """Return the keys of 20 rows."""
+    return [(key + 4999 * number) % ROWS for number in range(READS)]
 
 
 def aggregated(db: Any, key: int) -> dict[str, list[float]]:
-    """Fetch 10,000 rows and sum them up in Python: lines, items, turnover by region."""
-    first = key % (ROWS - AGGREGATED)
+    """Fetch 10,000 rows and sum them up in Python."""
+    first = first_of(key)
+    return summed(db.execute(MANY, [first, first + AGGREGATED]))
+
+
+def first_of(key: int) -> int:
+    """Return the first of 10,000 rows."""
+    return key % (ROWS - AGGREGATED)
+
+
+def summed(rows: Iterable[Sequence[Any]]) -> dict[str, list[float]]:
+    """Sum up lines, items and turnover by region."""
     found: dict[str, list[float]] = {}
-    for region, quantity, price in db.execute(MANY, [first, first + AGGREGATED]):
+    for region, quantity, price in rows:
         sums = found.get(region)
         if sums is None:
             sums = found[region] = [0, 0, 0.0]

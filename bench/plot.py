@@ -7,16 +7,34 @@ from html import escape
 from math import log10
 from typing import NamedTuple
 
-from bench.models import CLIENTS, MODELS, TITLES, Figure
+from bench.figures import Figure, Figures
+from bench.works import WORKS
 
-COLOURS = {"FalconAS": "#0b6bcb", "FastAPI": "#d9730d", "threads": "#5a8f29"}
 WIDTH, PLOT, HEIGHT = 980, 228, 150
 LEFT, TOP, ACROSS, DOWN = 84, 112, 302, 206
 STEPS = (1, 2, 5)
-WAYS = {
-    "threads": "threads + NodePool: {} connections",
-    "FastAPI": "FastAPI + psycopg_pool: {} connections",
-    "FalconAS": "FalconAS: {} workers",
+PIECES = {name: work for name, work in WORKS.items() if not work.size}
+CLIENTS = (1, 8, 64)
+
+
+class Line(NamedTuple):
+    """How a model is drawn; the larger size of each is dashed."""
+
+    title: str
+    colour: str
+    larger: bool
+
+
+LINES = {
+    f"{name}-{size}" if name != "falconas" or size == 4 else name: Line(
+        title.format(size), colour, size in {4, 40}
+    )
+    for name, sizes, title, colour in (
+        ("threads", (10, 40), "threads + NodePool: {} connections", "#5a8f29"),
+        ("fastapi", (10, 40), "FastAPI + psycopg_pool: {} connections", "#d9730d"),
+        ("falconas", (2, 4), "FalconAS: {} workers", "#0b6bcb"),
+    )
+    for size in sizes
 }
 
 
@@ -31,7 +49,7 @@ class Row(NamedTuple):
 ROWS = (
     Row("requests/s", lambda f: f.per_second, False),
     Row("p99, ms", lambda f: f.p99_ms, True),
-    Row("server CPU, µs a request", lambda f: f.server_us, False),
+    Row("server CPU, µs a request", lambda f: f.server_cpu, False),
 )
 
 
@@ -52,7 +70,7 @@ class Scale(NamedTuple):
         return HEIGHT * (1 - part)
 
 
-def svg(figures: list[Figure]) -> str:
+def svg(figures: Figures) -> str:
     """Draw a grid: a column for each piece of work, a row for each figure."""
     height = TOP + DOWN * len(ROWS) - 6
     size = f'width="{WIDTH}" height="{height}"'
@@ -63,28 +81,28 @@ def svg(figures: list[Figure]) -> str:
         f'<rect {size} fill="#fff"/>',
         *_legend(),
     ]
-    for column, (piece, title) in enumerate(TITLES.items()):
+    for column, (piece, work) in enumerate(PIECES.items()):
         left = LEFT + ACROSS * column
-        lines.append(_text(left + PLOT / 2, TOP - 18, title, "middle", bold=True))
+        lines.append(text(left + PLOT / 2, TOP - 18, work.title, "middle", bold=True))
         for number, row in enumerate(ROWS):
-            mine = [figure for figure in figures if figure.piece == piece]
+            mine = [f for cell, f in figures.items() if cell.work == piece]
             top = TOP + DOWN * number
             lines += [f'<g transform="translate({left} {top})">', *_panel(row, mine)]
             if not column:
                 x, y = 14 - LEFT, HEIGHT / 2
                 turned = f' transform="rotate(-90 {x} {y})"'
-                lines.append(_text(x, y, row.title, "middle", more=turned))
+                lines.append(text(x, y, row.title, "middle", more=turned))
             lines.append("</g>")
     return "\n".join([*lines, "</svg>"]) + "\n"
 
 
 def _legend() -> Iterator[str]:
-    for number, (model, size) in enumerate(MODELS):
+    for number, line in enumerate(LINES.values()):
         x, y = LEFT + ACROSS * (number // 2), 24 + 20 * (number % 2)
-        yield _line([(x, y - 4), (x + 34, y - 4)], model, size)
-        yield _text(x + 42, y, WAYS[model].format(size), "start")
+        yield _line([(x, y - 4), (x + 34, y - 4)], line)
+        yield text(x + 42, y, line.title, "start")
     note = "across: clients, each with one request at a time"
-    yield _text(LEFT, 68, note, "start", more=' fill="#555"')
+    yield text(LEFT, 68, note, "start", more=' fill="#555"')
 
 
 def _panel(row: Row, figures: list[Figure]) -> Iterator[str]:
@@ -92,17 +110,17 @@ def _panel(row: Row, figures: list[Figure]) -> Iterator[str]:
     for tick in scale.ticks:
         y = round(scale.y(tick), 1)
         yield f'<path d="M0 {y}H{PLOT}" stroke="#ddd"/>'
-        yield _text(-8, y + 4, f"{tick:,.10g}", "end")
+        yield text(-8, y + 4, f"{tick:,.10g}", "end")
     xs = {count: 24 + 90 * number for number, count in enumerate(CLIENTS)}
     for count, x in xs.items():
-        yield _text(x, HEIGHT + 18, f"{count}", "middle")
-    for model, size in MODELS:
+        yield text(x, HEIGHT + 18, f"{count}", "middle")
+    for peer, line in LINES.items():
         points = [
-            (float(xs[f.clients]), round(scale.y(row.value(f)), 1))
+            (float(xs[f.cell.outstanding]), round(scale.y(row.value(f)), 1))
             for f in figures
-            if (f.model, f.size) == (model, size)
+            if f.cell.peer == peer
         ]
-        yield _line(points, model, size)
+        yield _line(points, line)
 
 
 def _scale(values: list[float], *, logarithmic: bool) -> Scale:
@@ -118,13 +136,12 @@ def _scale(values: list[float], *, logarithmic: bool) -> Scale:
     return Scale(0.0, ticks[-1], ticks, logarithmic)
 
 
-def _line(points: list[tuple[float, float]], model: str, size: int) -> str:
-    """Draw a line with a mark at each point; the larger size of a model is dashed."""
-    colour = COLOURS[model]
-    larger = size == max(s for name, s in MODELS if name == model)
-    dashes = ' stroke-dasharray="5 4"' if larger else ""
+def _line(points: list[tuple[float, float]], line: Line) -> str:
+    """Draw a line with a mark at each point."""
+    colour = line.colour
+    dashes = ' stroke-dasharray="5 4"' if line.larger else ""
     way = " ".join(f"{x},{y}" for x, y in points)
-    fill = "#fff" if larger else colour
+    fill = "#fff" if line.larger else colour
     return (
         f'<polyline points="{way}" fill="none" stroke="{colour}"'
         f' stroke-width="2"{dashes}/>'
@@ -135,11 +152,12 @@ def _line(points: list[tuple[float, float]], model: str, size: int) -> str:
     )
 
 
-def _text(
-    x: float, y: float, text: str, anchor: str, *, bold: bool = False, more: str = ""
+def text(
+    x: float, y: float, words: str, anchor: str, *, bold: bool = False, more: str = ""
 ) -> str:
+    """Return a text at a place."""
     weight = ' font-weight="bold"' if bold else ""
     return (
         f'<text x="{x}" y="{y}" text-anchor="{anchor}"{weight}{more}>'
-        f"{escape(text)}</text>"
+        f"{escape(words)}</text>"
     )

@@ -66,15 +66,16 @@ def postgres(folder: Path, **parameters: str) -> Iterator[EmbeddedPostgres]:
 
 @contextmanager
 def served(
-    dsn: str, endpoints: dict[str, str], workers: int, scripts: Path
+    dsn: str, endpoints: dict[str, str], workers: int, scripts: Path, **more: str
 ) -> Iterator[Stack]:
-    """Start a broker and workers for a database that there is."""
+    """Start a broker and workers for a database that there is, with more settings."""
     environ = {
         **os.environ,
         **{f"FALCONAS_BROKER__{k.upper()}": v for k, v in endpoints.items()},
         "FALCONAS_DATABASE__DSN": dsn,
         "FALCONAS_LOG__LEVEL": "error",
         "PYTHONPATH": str(ROOT),
+        **more,
     }
     command = [sys.executable, "-m", "falconas.cli"]
     worker = ["worker", "--count", str(workers), "--scripts", str(scripts)]
@@ -87,7 +88,8 @@ def served(
             pids = [process.pid for process in started]
             stack = Stack(endpoints, pids[0], pids[1], dsn, control)
             while len(stack.ready()) < workers:
-                pass
+                ended = [each.args for each in started if each.poll() is not None]
+                assert not ended, ended
             yield stack
 
 
