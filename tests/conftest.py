@@ -9,6 +9,7 @@ and their stored answers). Those of several nodes are in `tests/cluster.py`.
 from __future__ import annotations
 
 import logging
+import signal
 from importlib.resources import files
 from itertools import count
 from pathlib import Path
@@ -28,6 +29,10 @@ pytest_plugins = ["tests.cluster"]
 SCALE = 0.01
 
 numbers = count(1)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell's background job ignores Ctrl-C, and so would whom the tests send one.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

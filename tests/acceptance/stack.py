@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, Self
 
 from falconas.client.operator import Operator
@@ -112,12 +112,17 @@ class Stack:
 
 
 def wait_for(condition: Callable[[], Any], what: str) -> Any:
-    """Poll until the condition holds and return its value."""
-    give_up = monotonic() + PATIENCE
-    while monotonic() < give_up:
+    """Poll until the condition holds and return its value.
+
+    The pauses are short beside the wait so far: looking costs those who are waited for.
+    """
+    began = now = monotonic()
+    while now < began + PATIENCE:
         value = condition()
         if value:
             return value
+        now = monotonic()
+        sleep(min((now - began) / 20, 0.05))
     raise AssertionError(f"waited {PATIENCE} s for {what}")
 
 

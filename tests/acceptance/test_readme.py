@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from falconas.database import tpch as data
+from falconas.database.embedded import EmbeddedPostgres
 from tests.acceptance.stack import PATIENCE, Stack
 
 ROOT = Path(__file__).parents[2]
@@ -28,23 +30,31 @@ def block(name: str) -> str:
     raise AssertionError(f"README has no block {name}")
 
 
-@pytest.fixture
-def stack(tmp_path: Path, tpch: str) -> Iterator[Stack]:
-    scripts = tmp_path / "workers"
+@pytest.fixture(scope="module")
+def stack(
+    tmp_path_factory: pytest.TempPathFactory,
+    postgres: EmbeddedPostgres,
+    tpch_template: str,
+) -> Iterator[Stack]:
+    folder = tmp_path_factory.mktemp("readme")
+    scripts = folder / "workers"
     shutil.copytree(ROOT / "workers", scripts)
     (scripts / "top_customers.py").write_text(block("workers/top_customers.py"))
-    with Stack(tmp_path, tpch, scripts) as running:
+    database = data.clone(postgres, tpch_template)
+    with Stack(folder, postgres.dsn(database), scripts) as running:
         running.start_broker()
         running.start_workers(1)
         running.await_workers(1)
         yield running
+    postgres.drop_database(database)
 
 
 def run(command: list[str], stack: Stack) -> str:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environ = {**stack.environ, "FALCONAS_FRONTEND": stack.endpoints["frontend"]}
     done = subprocess.run(
         command,
-        env=environ,
+        env={**environ, "PATH": path},
         cwd=stack.folder,
         capture_output=True,
         text=True,
@@ -117,9 +127,3 @@ def test_every_command_of_the_readme_is_one(stack: Stack) -> None:
     assert {"broker", "worker", "dev", "run", "call", "scripts", "status"} <= words
     for word in words:
         run(["falconas", word, "--help"], stack)
-
-
-@pytest.fixture(autouse=True)
-def _our_programs_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = str(Path(sys.executable).parent)
-    monkeypatch.setenv("PATH", folder + os.pathsep + os.environ["PATH"])

@@ -305,7 +305,7 @@ class Storm:
 @pytest.mark.parametrize(
     "hits",
     [
-        pytest.param(2_000, id="quick"),
+        pytest.param(1_000, id="quick"),
         pytest.param(20_000, id="full", marks=pytest.mark.campaign),
     ],
 )

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import hypothesis.strategies as st
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
@@ -588,14 +588,13 @@ class BrokerMachine(RuleBasedStateMachine):
         self.world.settle(work=self.work_on)
 
 
-def campaign(runs: int, machine: type[BrokerMachine] = BrokerMachine) -> None:
-    """Run the machine, always with the same seeds."""
+def campaign(runs: int, number: int, machine: type = BrokerMachine) -> None:
+    """Run the machine, always the same way for the same number and hash seed."""
     run_state_machine_as_test(
-        machine,
+        seed(number)(machine),
         settings=settings(
             max_examples=runs,
             stateful_step_count=STEPS,
-            derandomize=True,
             database=None,
             deadline=None,
             phases=[Phase.generate],
