@@ -30,7 +30,8 @@ class Losses:
             return
         if lost.extras.get("crash") is True:
             self._blame(worker, lost, now)
-        if self._may_be_answered(worker, lost):
+        answered = lost.state not in {"RUN", "COMMIT"}
+        if answered and lost.id in worker.hands:
             # What a process sent may arrive after the news of its death.
             worker.dead = True
             self._flow.set_ready(worker, False, now)
@@ -46,17 +47,6 @@ class Losses:
     def wake_at(self) -> float:
         """Return when `tick` has work next; inf for never."""
         return self._dead[0][0] if self._dead else inf
-
-    def _may_be_answered(self, worker: Worker, lost: Lost) -> bool:
-        """Tell whether an answer of a dead worker may still be on its way.
-
-        It answers in the order of dispatch.
-        """
-        first = next(iter(worker.hands), None)
-        if first is None or type(lost.id) is not bytes:
-            return False
-        answered = lost.state not in {"RUN", "COMMIT"}
-        return first < lost.id or (first == lost.id and answered)
 
     def _blame(self, worker: Worker, lost: Lost, now: float) -> None:
         flow = self._flow

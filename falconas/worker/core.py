@@ -270,6 +270,14 @@ class WorkerCore:
         return bool(self._waiting) and self._able
 
     @property
+    def following(self) -> str | None:
+        """The script that is next, where it came ahead of its turn."""
+        if not self.has_work:
+            return None
+        request, _ = next(iter(self._waiting.values()))
+        return request.script if "start_by" in request.extras else None
+
+    @property
     def ready(self) -> bool:
         """The broker knows this worker and may give it work."""
         return self.welcomed and self._able

@@ -158,7 +158,7 @@ class Interrupts:
             return
         now = monotonic()
         if now >= self._relent_at:
-            self._let_go(now)
+            self._let_go()
         if frame is None or not self._may_hit(frame.f_code):
             return
         if now < self._quiet_until:
@@ -177,17 +177,17 @@ class Interrupts:
         self._stop()
         raise Interrupted(self.fired.value)
 
-    def _let_go(self, now: float) -> None:
+    def _let_go(self) -> None:
         """Call `relent` undisturbed, and not in a copy of this process."""
         self._relent_at = inf
-        if self._installed:
-            self._set_timer(now)
         if os.getpid() == self._process:
             before = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL)
             try:
                 self._relent()
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if self._installed:
+            self._set_timer(monotonic())
 
     def _may_hit(self, code: CodeType) -> bool:
         return code not in self._shielded and not code.co_filename.startswith(

@@ -10,6 +10,7 @@ import logging
 import os
 import random
 import socket
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,6 +33,8 @@ SIGN_OF_LIFE = 5.0
 # So often a busy worker looks at all else. To connect again takes longer, see
 # RECONNECT_IVL: no broker is new in between.
 LISTEN = 0.05
+HOLD, HELD = 0.001, 8  # so long, and so many, answers are held back
+SHORT, FADING = 0.001, 0.95  # of scripts, and of what is known of them
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +122,9 @@ class WorkerLoop:
         self._backoff = Backoff(0.05, 5.0, random.random)
         self._connect_at = 0.0
         self._listen_at = 0.0
+        self._lease = inf
+        self._held, self._held_at = 0, 0.0
+        self._longest: dict[str, float] = {}
         self._connected_at = 0.0
         self._trouble = ""
         self._result_bytes = 0
@@ -227,12 +233,45 @@ class WorkerLoop:
         self._flush()
         self._listen_at = monotonic() + LISTEN
 
+    def _lend_until(self, lease: float) -> None:
+        """Have `_relent` called if the next script takes longer than others can wait.
+
+        These are answers that are held back, and what waits with a `lease`.
+        """
+        self._lease = lease
+        when = min(lease, self._held_at + HOLD) if self._held else lease
+        if when < inf:
+            self._lend(when, self._relent)
+
     def _relent(self) -> None:
-        """Give back what waits; called in the middle of a script that takes long."""
-        self._core.relent(monotonic())
+        """Let go what the script holds up; called in the middle of it."""
+        now = monotonic()
+        if now >= self._lease:
+            self._core.relent(now)
+            self._lease = inf
         self._flush()
+        if self._lease < inf:
+            self._lend(self._lease, self._relent)
+
+    def _holds(self, request: Request, now: float, took: float) -> bool:
+        """Tell whether an answer can wait for the next one.
+
+        To send several wakes everybody once. So it is held back while the scripts at
+        hand are known to be short, those that may be run twice; for a moment.
+        """
+        name = request.script
+        longest = self._longest.get(name, 0.0) * FADING
+        self._longest[name] = max(took, longest)
+        following = self._core.following
+        if following is None or self._longest.get(following, inf) > SHORT:
+            return False
+        if not self._held:
+            self._held_at = now
+        self._held += 1
+        return self._held < HELD and now < self._held_at + HOLD
 
     def _flush(self) -> None:
+        self._held = 0
         for message, body in self._core.take_sends():
             if not self._dealer.send(message, body):
                 self._core.unsent(monotonic())
@@ -256,7 +295,8 @@ class WorkerLoop:
     def _serve(self, work: Work) -> None:
         assert self._runner is not None
         assert self._connection is not None
-        self._lend(work.relent_at, self._relent)
+        self._lend_until(work.relent_at)
+        began = monotonic()
         outcome = self._runner.run(work.request, work.body, work.deadline)
         now = monotonic()
         if now >= self._listen_at:
@@ -272,7 +312,8 @@ class WorkerLoop:
         else:
             self._core.replied(kind, code, body, extras, now)
             self._slot.count(error=code != 0)
-        self._flush()
+        if not self._holds(work.request, now, now - began):
+            self._flush()
         alone = self._upkeep.tidy(work.request)
         if not self._runner.reset() or not alone:
             self._drop_connection("it could not be reset", monotonic(), planned=True)

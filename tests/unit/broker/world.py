@@ -475,9 +475,7 @@ class World:
         asked = self.handed[lost.id] if owed else None
         asked = asked if asked and asked.verdict is None else None
         self._blame(worker, lost)
-        first = min(self.owing[lost.worker], default=None) if worker else None
-        answered = lost.state not in {"RUN", "COMMIT"}
-        waits = first is not None and first < lost.id + bytes(answered)
+        waits = owed and lost.state not in {"RUN", "COMMIT"}
         if waits:
             self.dying.add(lost.worker)
             self.burials[lost.worker] = self.now + ANSWER_WAIT
