@@ -7,8 +7,8 @@ request has a lease. The worker does not start it later and gives it back, also 
 another one runs; if it cannot even do that, the broker takes back what nobody has
 started, `MARGIN` after the lease. So nothing is run twice.
 
-How long a script takes is what it took of late in the lane: an outlier counts at once,
-and is forgotten slowly.
+How long a script takes is what it took of late in the lane, on the average. What takes
+longer than a busy processor explains counts at once, and is forgotten slowly.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from falconas.broker.records import Demand, Lane, Pending, Worker
 
 HORIZON = 0.001
 DEPTH = 16
-LEASE = 0.005
+LEASE = 0.01
+OUTLIER = 0.01
 # Between the look at the lease and the start a worker may lose its processor so long.
 MARGIN = 0.25
 OVERHEAD = 50e-6  # what a worker needs between two scripts
@@ -32,8 +33,9 @@ def learn(lane: Lane, script: str, run_us: Any) -> None:
     if type(run_us) is not int or run_us < 0:
         return
     took = run_us * 1e-6 + OVERHEAD
-    pace = lane.paces.get(script, 0.0)
-    lane.paces[script] = took if took >= pace else pace + (took - pace) / MEMORY
+    pace = lane.paces.get(script)
+    known = pace is not None and took < OUTLIER
+    lane.paces[script] = pace + (took - pace) / MEMORY if known else took
 
 
 def expectation(lane: Lane, pending: Pending) -> float:

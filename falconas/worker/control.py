@@ -12,6 +12,7 @@ import logging
 import os
 from collections import deque
 from math import ceil, inf
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import zmq
@@ -51,7 +52,8 @@ log = logging.getLogger(__name__)
 
 Order = Cancel | Drain | Reload
 # Plain integers: the operators of enums cost more than the calls they go into.
-_NOBLOCK, _SNDMORE, _POLLIN = int(zmq.NOBLOCK), int(zmq.SNDMORE), int(zmq.POLLIN)
+_NOBLOCK, _POLLIN = int(zmq.NOBLOCK), int(zmq.POLLIN)
+_MORE = int(zmq.SNDMORE) | _NOBLOCK
 _CONNECTED = zmq.Event.HANDSHAKE_SUCCEEDED
 _EVENTS = _CONNECTED | zmq.Event.DISCONNECTED
 _OPTIONS: dict[zmq.SocketOption, int] = {
@@ -87,6 +89,8 @@ class Dealer:
         self.endpoint = endpoint
         self._context = zmq.Context()
         self.socket = self._context.socket(zmq.DEALER)
+        # Without pyzmq's layer in Python, which costs as much as sending.
+        self._send = MethodType(zmq.backend.Socket.send, self.socket)
         for option, value in _OPTIONS.items():
             self.socket.set(option, value)
         self.socket.set(zmq.MAXMSGSIZE, max(HEADER_LIMIT, frame_bytes))
@@ -115,14 +119,17 @@ class Dealer:
 
     def messages(self, accept: frozenset[type[Any]]) -> Iterator[tuple[Any, bytes]]:
         """Yield the messages that are there; what is not of the protocol is dropped."""
-        receive, events = self.socket.recv, self.socket.get
+        # An attempt in vain costs several times as much as to ask.
+        if not self.socket.get(zmq.EVENTS) & _POLLIN:  # type: ignore[operator]
+            return
+        receive = self.socket.recv
         for _ in range(TURN):
-            # An attempt that ends in zmq.Again would cost several times as much.
-            if not events(zmq.EVENTS) & _POLLIN:  # type: ignore[operator]
+            try:
+                frames = [receive(_NOBLOCK, copy=False)]
+                while frames[-1].more:
+                    frames.append(receive(_NOBLOCK, copy=False))
+            except zmq.Again:
                 return
-            frames = [receive(_NOBLOCK, copy=False)]
-            while frames[-1].more:
-                frames.append(receive(_NOBLOCK, copy=False))
             try:
                 header, body = frames
                 yield decode(header.bytes, accept), body.bytes
@@ -142,8 +149,8 @@ class Dealer:
     def send(self, message: Message, body: Any = b"") -> bool:
         """Hand a message to ZeroMQ; False if there is no connection to take it."""
         try:
-            self.socket.send(encode(message), _SNDMORE | _NOBLOCK)
-            self.socket.send(body, _NOBLOCK, copy=len(body) < SHARED_BYTES)
+            self._send(encode(message), _MORE)
+            self._send(body, _NOBLOCK, len(body) < SHARED_BYTES)
         except zmq.Again:
             return False
         return True

@@ -346,8 +346,10 @@ class WorkerCore:
         return self._clock.at_earliest(start_by)
 
     def _relent_at(self) -> float:
-        leases = (self._lease(request) for request, _ in self._waiting.values())
-        return min(leases, default=inf)
+        """Return when the first lease of what waits is over: it came first."""
+        for request, _ in self._waiting.values():
+            return self._lease(request)
+        return inf
 
     def _confirm(self, ahead: Any) -> float:
         """Forget the answers that have arrived; return when the last one was sent.

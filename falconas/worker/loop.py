@@ -34,7 +34,8 @@ SIGN_OF_LIFE = 5.0
 # RECONNECT_IVL: no broker is new in between.
 LISTEN = 0.05
 HOLD, HELD = 0.001, 8  # so long, and so many, answers are held back
-SHORT, FADING = 0.001, 0.95  # of scripts, and of what is known of them
+LET_GO = 0.003  # when a script turned out to be long after all
+SHORT, FADING = 0.001, 0.8  # of scripts, and of what is known of them
 
 log = logging.getLogger(__name__)
 
@@ -239,7 +240,7 @@ class WorkerLoop:
         These are answers that are held back, and what waits with a `lease`.
         """
         self._lease = lease
-        when = min(lease, self._held_at + HOLD) if self._held else lease
+        when = min(lease, self._held_at + LET_GO) if self._held else lease
         if when < inf:
             self._lend(when, self._relent)
 

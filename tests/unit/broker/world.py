@@ -42,7 +42,7 @@ from tests.unit.broker.views import DATABASE, Node, View, Views, has, suits
 GRACE, RESOLUTION, SLACK = 0.7, 0.01, 1e-6
 ANSWER_WAIT, UNLISTED_FOR, RETURN_WAIT = 0.5, 0.5, 3.0
 CRASHES, WINDOW = 3, 60.0
-LEASE, MARGIN = 0.005, 0.25
+LEASE, MARGIN = 0.01, 0.25
 DOUBT = 3.0
 OPERATOR = b"operator"
 SETTINGS = Broker(
