@@ -171,8 +171,9 @@ def is_script_name(name: str) -> bool:
 
 def public_extras(extras: Extras) -> Extras:
     """Return what a client may set: keys that begin with `_` are the broker's."""
-    if any(key[:1] == "_" for key in extras):
-        return {key: value for key, value in extras.items() if key[:1] != "_"}
+    for key in extras:
+        if key[:1] == "_":
+            return {key: value for key, value in extras.items() if key[:1] != "_"}
     return extras
 
 

@@ -54,7 +54,7 @@ def refusal(
     settings, script = flow.settings, request.script
     if request.id in client.pending:
         return AlreadyExists("the id is in use by an outstanding request of yours")
-    if not is_script_name(script):
+    if info is None and not is_script_name(script):
         return InvalidArgument(f"{script[:80]!r} is no script name: {NAME_RULE}")
     if request.budget is not None and request.budget <= 0:
         return DeadlineExceeded("the budget was used up", retry_safe=True)

@@ -122,12 +122,17 @@ class Backlog:
 
     def awaits(self, lane: LaneKey) -> bool:
         """Tell whether a request waits that `lane` can serve."""
-        return any(lane in key for key in self.queues)
+        return self.count > 0 and any(lane in key for key in self.queues)
 
     def queue_of(self, lane: LaneKey) -> Queue | None:
         """Return the queue of the next request that `lane` can serve."""
+        if not self.count:
+            return None
         best: Queue | None = None
         best_head = None
+        if len(self.queues) == 1:  # nearly always: nothing to compare
+            (best,) = self.queues.values()
+            return best if lane in best.key else None
         for queue in self.queues.values():
             if lane in queue.key:
                 head = queue.head()

@@ -9,7 +9,12 @@ from __future__ import annotations
 from math import inf
 
 from falconas.broker import detours, operators, prefetch, presence, verdicts
-from falconas.broker.admission import budget_of, priority_of, refusal
+from falconas.broker.admission import (
+    USUAL_EXTRAS,
+    budget_of,
+    priority_of,
+    refusal,
+)
 from falconas.broker.flow import Flow
 from falconas.broker.hosts import beat_of
 from falconas.broker.losses import Losses
@@ -95,8 +100,11 @@ class BrokerCore:
             flow.answer(peer, request.id, error)
             flow.clients.ended(client)
             return
-        extras = public_extras(request.extras)
         self._number += 1
+        extras = request.extras
+        usual = extras == USUAL_EXTRAS
+        if not usual:
+            extras = public_extras(extras)
         pending = Pending(
             number=self._number,
             client=client,
@@ -108,10 +116,12 @@ class BrokerCore:
             extras=extras,
             arrived=now,
             deadline=now + budget_of(flow, request.budget, info),
-            priority=priority_of(extras),
-            watched=presence.watch(flow, client, extras, peer.envelope),
-            demand=Demand.COMPARABLE if "min_lsn" in extras else Demand.NOTHING,
         )
+        if not usual:
+            pending.priority = priority_of(extras)
+            pending.watched = presence.watch(flow, client, extras, peer.envelope)
+            if "min_lsn" in extras:
+                pending.demand = Demand.COMPARABLE
         client.pending[request.id] = pending
         flow.open += 1
         flow.counters["requests"] += 1
@@ -183,8 +193,7 @@ class BrokerCore:
         worker.served += 1
         worker.answered = pending.dispatch, pending.script
         extras, repeated = reply.extras, False
-        lane = self.flow.pool.lanes[worker.lane]
-        prefetch.learn(lane, pending.script, extras.get("run_us"))
+        prefetch.learn(worker.home, pending.script, extras.get("run_us"))
         ready = extras.pop("ready", None) is not False
         if reply.kind == Kind.ERROR:
             worker.errors += 1
@@ -208,7 +217,7 @@ class BrokerCore:
             return
         self.flow.counters["returned"] += 1
         self.flow.take_back(pending)
-        prefetch.close(self.flow.pool.lanes[worker.lane], worker)
+        prefetch.close(worker)
         if returned.extras.get("ready") is False:
             self.flow.set_ready(worker, False, now)
         detours.returned(self.flow, pending, worker.lane.node, returned.extras, now)

@@ -25,14 +25,15 @@ class Expiry:
 
     def __contains__(self, pending: Pending) -> bool:
         bucket = self._buckets.get(ceil(pending.due / RESOLUTION))
-        return bucket is not None and pending.number in bucket
+        return bucket is not None and bucket is pending.bucket
 
     def __len__(self) -> int:
         return self._count
 
     def set(self, pending: Pending, due: float) -> None:
         """Call `pending` due at `due`, and no longer at another time."""
-        self.clear(pending)
+        if pending.bucket is not None:
+            self.clear(pending)
         pending.due = due
         index = ceil(due / RESOLUTION)
         bucket = self._buckets.get(index)
@@ -42,12 +43,14 @@ class Expiry:
             bucket = self._buckets[index] = {}
             heappush(self._order, index)
         bucket[pending.number] = pending
+        pending.bucket = bucket
         self._count += 1
 
     def clear(self, pending: Pending) -> None:
         """Forget `pending`."""
-        bucket = self._buckets.get(ceil(pending.due / RESOLUTION))
-        if bucket is not None and bucket.pop(pending.number, None) is not None:
+        if pending.bucket is not None:
+            del pending.bucket[pending.number]
+            pending.bucket = None
             self._count -= 1
 
     def take(self, now: float) -> list[Pending]:
@@ -56,6 +59,8 @@ class Expiry:
         while self._order and self._order[0] * RESOLUTION <= now:
             due.extend(self._buckets.pop(heappop(self._order)).values())
         self._count -= len(due)
+        for pending in due:
+            pending.bucket = None
         return due
 
     def wake_at(self) -> float:

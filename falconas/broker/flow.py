@@ -107,9 +107,9 @@ class Flow:
 
     def dispatch(self, pending: Pending, worker: Worker, now: float) -> None:
         """Put a request into a worker's hands, unless it is too late."""
-        lane = self.pool.lanes[worker.lane]
-        assert lane.scripts is not None
-        info = pending.info = lane.scripts[pending.script]
+        scripts = worker.home.scripts
+        assert scripts is not None
+        info = pending.info = scripts[pending.script]
         if info.budget is not None:
             pending.deadline = min(pending.deadline, pending.arrived + info.budget)
         if now >= pending.deadline:
@@ -119,12 +119,10 @@ class Flow:
         pending.dispatch = self.epoch + self._dispatched.to_bytes(8, "big")
         pending.worker = worker
         pending.handed = now
-        extras = {
-            **pending.extras,
-            "origin": pending.origin,
-            "attempt": pending.attempt,
-            "now": now,
-        }
+        extras = pending.extras.copy()
+        extras["origin"] = pending.origin
+        extras["attempt"] = pending.attempt
+        extras["now"] = now
         due = pending.deadline + VERDICT_GRACE
         if worker.hands:
             self.counters["ahead"] += 1
@@ -133,7 +131,7 @@ class Flow:
             due = min(due, pending.start_by + prefetch.MARGIN)
         self.expiry.set(pending, due)
         worker.hands[pending.dispatch] = pending
-        prefetch.add(lane, worker, pending)
+        prefetch.add(worker, pending)
         message = Request(pending.dispatch, pending.script, pending.deadline, extras)
         self.sends.append(
             Send(Socket.BACKEND, worker.identity, (), message, pending.body)
@@ -144,7 +142,7 @@ class Flow:
         worker = pending.worker
         assert worker is not None
         del worker.hands[pending.dispatch]
-        prefetch.remove(self.pool.lanes[worker.lane], worker, pending)
+        prefetch.remove(worker, pending)
         pending.worker = None
         pending.start_by = inf
 
@@ -254,20 +252,21 @@ class Flow:
         self.open -= 1
         self.expiry.clear(pending)
         del client.pending[pending.origin]
-        peer = Peer(Socket.FRONTEND, client.identity, pending.envelope)
+        to, envelope = client.identity, pending.envelope
         if isinstance(outcome, FalconError):
             self.counters[f"verdicts.{outcome.code.name.lower()}"] += 1
-            self.answer(peer, pending.origin, outcome)
+            self.answer(Peer(Socket.FRONTEND, to, envelope), pending.origin, outcome)
         else:
-            kind = "ok" if outcome.kind == Kind.OK else "error"
-            self.counters[f"replies.{kind}"] += 1
-            self.sends.append(Send(*peer, outcome, body))
+            ok = outcome.kind == Kind.OK
+            self.counters["replies.ok" if ok else "replies.error"] += 1
+            self.sends.append(Send(Socket.FRONTEND, to, envelope, outcome, body))
         client.seen = now
-        self.clients.ended(client)
+        if not client.session:
+            self.clients.ended(client)
 
     def answered(self, worker: Worker, now: float) -> None:
         """Give more to a worker that has answered and can go on."""
-        prefetch.reopen(self.pool.lanes[worker.lane], worker)
+        prefetch.reopen(worker)
         self.pool.set_idle(worker, now)
         self._serve(worker, now)
 
@@ -359,7 +358,7 @@ class Flow:
             if worker is None or (best and best.load <= worker.load):
                 continue
             if not self.backlog.awaits(lane_key):
-                best = worker if prefetch.may_follow(lane, worker, pending) else best
+                best = worker if prefetch.may_follow(worker, pending) else best
         return best
 
     def _revoke(self, hands: list[Pending]) -> None:
@@ -368,13 +367,12 @@ class Flow:
             worker = pending.worker
             assert worker is not None
             self.take_back(pending)
-            prefetch.close(self.pool.lanes[worker.lane], worker)
+            prefetch.close(worker)
 
     def _serve(self, worker: Worker, now: float) -> None:
         """Give a worker what has waited longest of what it can run."""
-        lane = self.pool.lanes[worker.lane]
-        while queue := self.backlog.queue_of(worker.lane):
-            if worker.hands and not prefetch.may_follow(lane, worker, queue.first()):
+        while (queue := self.backlog.queue_of(worker.lane)) is not None:
+            if worker.hands and not prefetch.may_follow(worker, queue.first()):
                 return
             pending = self.backlog.pop(queue)
             self._wait += (now - pending.arrived - self._wait) / 8

@@ -14,6 +14,7 @@ from falconas.broker.backlog import QueueKey
 from falconas.broker.nodes import Grade, Nodes, objection, shortcoming
 from falconas.broker.quarantine import Quarantine, Suspect
 from falconas.broker.records import (
+    Demand,
     Lane,
     LaneKey,
     Pending,
@@ -45,6 +46,7 @@ class Pool:
         self.nodes = Nodes()
         self.tallies: dict[str, Tally] = {}  # of workers that are gone, by node
         self.routes: dict[str, QueueKey] = {}
+        self._newest: dict[str, ScriptInfo] = {}
         self._grades: dict[str, Grade] = {}
         self._astray = False  # some node is
         self._max_lags: list[float] = []
@@ -63,6 +65,7 @@ class Pool:
             if key.manifest == manifest:
                 lane.scripts = self.manifests[manifest]
         self.routes.clear()
+        self._newest.clear()
         infos = [info for known in self.manifests.values() for info in known.values()]
         self.longest_budget = max((info.budget or 0.0 for info in infos), default=0.0)
         self._max_lags = sorted({i.max_lag for i in infos if i.max_lag is not None})
@@ -71,6 +74,14 @@ class Pool:
 
     def info(self, script: str) -> ScriptInfo | None:
         """Return the newest version of `script`, a sound one before a broken one."""
+        info = self._newest.get(script)
+        if info is None:
+            info = self._find(script)
+            if info is not None:  # names that clients make up must not fill the cache
+                self._newest[script] = info
+        return info
+
+    def _find(self, script: str) -> ScriptInfo | None:
         broken = None
         for scripts in reversed(self.manifests.values()):
             info = scripts.get(script)
@@ -98,7 +109,8 @@ class Pool:
         key = self.routes.get(pending.script)
         if key is None:
             key = self.route(pending.script)
-        if pending.demanding or (pending.demand and self._astray):
+        demand = pending.demand
+        if demand and (demand > Demand.COMPARABLE or self._astray):
             return frozenset(lane for lane in key if not self.lacks(lane.node, pending))
         return key
 
@@ -202,6 +214,7 @@ class Pool:
             scripts = self.manifests.get(worker.lane.manifest)
             lane = self.lanes[worker.lane] = Lane(worker.lane, scripts)
             self.routes.clear()
+        worker.home = lane
         lane.workers.add(worker)
         lane.ready += worker.ready
         return fresh
@@ -247,7 +260,7 @@ class Pool:
     def set_idle(self, worker: Worker, now: float) -> None:
         """Note that a worker has nothing in hand, if it may be given work."""
         if worker.ready and not worker.hands:
-            self.lanes[worker.lane].idle.setdefault(worker, now)
+            worker.home.idle.setdefault(worker, now)
 
     def of_supervisor(self, supervisor: bytes) -> list[Worker]:
         """Return the workers of one supervisor."""

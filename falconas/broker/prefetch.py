@@ -34,8 +34,10 @@ def learn(lane: Lane, script: str, run_us: Any) -> None:
         return
     took = run_us * 1e-6 + OVERHEAD
     pace = lane.paces.get(script)
-    known = pace is not None and took < OUTLIER
-    lane.paces[script] = pace + (took - pace) / MEMORY if known else took
+    if pace is None or took >= OUTLIER:
+        lane.paces[script] = took
+    else:
+        lane.paces[script] = pace + (took - pace) / MEMORY
 
 
 def expectation(lane: Lane, pending: Pending) -> float:
@@ -51,35 +53,41 @@ def expectation(lane: Lane, pending: Pending) -> float:
     return lane.paces.get(pending.script, inf)
 
 
-def may_follow(lane: Lane, worker: Worker, pending: Pending) -> bool:
+def may_follow(worker: Worker, pending: Pending) -> bool:
     """Tell whether a request may go behind what a worker has in hand."""
-    room = worker in lane.spare
-    return room and worker.load + expectation(lane, pending) <= HORIZON
+    lane = worker.home
+    return worker in lane.spare and worker.load + expectation(lane, pending) <= HORIZON
 
 
-def add(lane: Lane, worker: Worker, pending: Pending) -> None:
+def add(worker: Worker, pending: Pending) -> None:
     """Count a request that a worker gets, and let others have their turn."""
+    lane = worker.home
     pending.expected = expectation(lane, pending)
     worker.load += pending.expected
     lane.idle.pop(worker, None)
-    lane.spare.pop(worker, None)
-    reopen(lane, worker)
-
-
-def remove(lane: Lane, worker: Worker, pending: Pending) -> None:
-    """Count a request no more that a worker had in hand."""
-    worker.load = worker.load - pending.expected if worker.hands else 0.0
-    if not worker.hands:
+    if not worker.ready or worker.load >= HORIZON or len(worker.hands) >= DEPTH:
         lane.spare.pop(worker, None)
+    elif worker in lane.spare:
+        lane.spare.move_to_end(worker)
+    else:
+        lane.spare[worker] = None
 
 
-def reopen(lane: Lane, worker: Worker) -> None:
-    """Let a worker have more, as far as there is room."""
-    few = 0 < len(worker.hands) < DEPTH
-    if few and worker.ready and worker.load < HORIZON:
-        lane.spare.setdefault(worker, None)
+def remove(worker: Worker, pending: Pending) -> None:
+    """Count a request no more that a worker had in hand."""
+    if worker.hands:
+        worker.load -= pending.expected
+    else:
+        worker.load = 0.0
+        worker.home.spare.pop(worker, None)
 
 
-def close(lane: Lane, worker: Worker) -> None:
+def reopen(worker: Worker) -> None:
+    """Let a worker that can serve have more, as far as there is room."""
+    if 0 < len(worker.hands) < DEPTH and worker.load < HORIZON:
+        worker.home.spare.setdefault(worker, None)
+
+
+def close(worker: Worker) -> None:
     """Let a worker have no more until it has answered: it is slower than expected."""
-    lane.spare.pop(worker, None)
+    worker.home.spare.pop(worker, None)

@@ -105,6 +105,7 @@ class Pending:
     cancelled: bool = False
     answered: bool = False
     queue: Any = None  # the Queue that it waits in
+    bucket: dict[int, Pending] | None = None  # that of its timer
     worker: Worker | None = None
     dispatch: bytes = b""
     handed: float = 0.0
@@ -146,6 +147,7 @@ class Worker:
     supervisor: bytes
     lane: LaneKey
     facts: Extras
+    home: Lane = field(init=False, repr=False)  # that of `lane`, once it is in a pool
     introduced: Id = b""
     unlisted_at: float | None = None  # since when its supervisor's heartbeats miss it
     dead: bool = False  # and only waited for because its answer may be in flight
