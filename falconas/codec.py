@@ -223,6 +223,9 @@ def _plain(value: Any, default: Callable[[Any], Any]) -> Any:
     raise TypeError(f"type {type(value).__name__} has no encoding")
 
 
+_CONTAINERS = frozenset({list, dict})  # all that comes out of msgpack
+
+
 def _check_depth(value: Any) -> None:
     level: list[Any] = [value]
     for _ in range(DEPTH_LIMIT):
@@ -230,7 +233,7 @@ def _check_depth(value: Any) -> None:
             child
             for item in level
             for child in (item.values() if isinstance(item, dict) else item)
-            if isinstance(child, list | dict)
+            if type(child) in _CONTAINERS
         ]
         if not level:
             return
