@@ -2,7 +2,8 @@
 
     python -m bench.session                      # this tree beside bare psycopg
     python -m bench.session --against ../other   # and beside another tree of FalconAS
-    python -m bench.session --profile one_row    # where Python's share goes
+    python -m bench.session --steps one_row      # what each step of a request costs
+    python -m bench.session --profile one_row    # the same by function, with cProfile
 
 One process for each peer, all on the same PostgreSQL, which take turns: rounds are
 interleaved. CPU is the kernel's own count. The peer `psycopg`, to which the ratios are,
@@ -34,6 +35,7 @@ from falconas import Context, script
 from falconas.codec import encode_params
 from falconas.database.session import Session
 from falconas.protocol import Request
+from falconas.worker import attempt, runner
 from falconas.worker.declaration import Script, declared
 from falconas.worker.interrupt import Interrupts
 from falconas.worker.runner import Runner
@@ -43,6 +45,7 @@ from falconas.worker.slot import NoSlot
 ROOT = Path(__file__).parents[1]
 REQUESTS = 160
 ROUNDS = 12
+STEP_REQUESTS = 20
 WRITTEN = "UPDATE mark SET number = %s WHERE id = 1"
 BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 SWEEP = (
@@ -70,6 +73,15 @@ def pipelined(db: Any, key: int) -> list[dict[str, Any]]:
             db.cursor(row_factory=dict_row).execute(pieces.ONE, [each]) for each in keys
         ]
         return [cursor.fetchone() for cursor in cursors]
+
+
+class Steps:
+    """What `--steps` can get hold of."""
+
+    @staticmethod
+    def script(name: str, ctx: Context, key: int) -> Any:
+        """Do a piece."""
+        return PIECES[name](ctx.db, key)
 
 
 PIECES: dict[str, Callable[[Any, int], Any]] = {
@@ -109,25 +121,24 @@ def bare(dsn: str) -> Iterator[Callable[[str, int], object]]:
 
 def ours(dsn: str) -> Iterator[Callable[[str, int], object]]:
     """Do the pieces as scripts."""
-    runner: Runner
     with closing(Session.connect(dsn)) as session:
         yield session._connection  # type: ignore[misc]  # noqa: SLF001
         library = Library({name: _script(name) for name in PIECES})
         interrupts = Interrupts()
         interrupts.install()
-        runner = Runner(library, session, NoSlot(), interrupts=interrupts)
-        begin = getattr(runner, "begin_reset", None)  # other trees may have none
+        serving = Runner(library, session, NoSlot(), interrupts=interrupts)
+        late = hasattr(serving, "begin_reset")  # other trees may have none
 
         def serve(piece: str, key: int) -> object:
             request = Request(key.to_bytes(16, "big"), piece, 30.0, {"accept": ["ext"]})
             body = encode_params({"key": key})
-            outcome = runner.run(request, body, time.monotonic() + 30.0)
+            outcome = serving.run(request, body, time.monotonic() + 30.0)
             if outcome.code:
                 raise RuntimeError(outcome.body)
-            if begin is None:
-                runner.reset()
+            if late:
+                serving.begin_reset()
             else:
-                begin()
+                serving.reset()
             return outcome
 
         yield serve
@@ -135,11 +146,9 @@ def ours(dsn: str) -> Iterator[Callable[[str, int], object]]:
 
 
 def _script(name: str) -> Script:
-    piece = PIECES[name]
-
     @script(access="write" if name == "write" else "read")
     def run(ctx: Context, key: int) -> Any:
-        return piece(ctx.db, key)
+        return Steps.script(name, ctx, key)
 
     return declared(run, name=name)
 
@@ -256,7 +265,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--requests", type=int, default=REQUESTS)
     parser.add_argument("--pieces", nargs="*", default=list(PIECES))
-    parser.add_argument("--profile", metavar="PIECE")
+    parser.add_argument("--profile", choices=PIECES)
+    parser.add_argument("--steps", choices=PIECES)
     parser.add_argument("--dsn", default="")
     parser.add_argument("--child", choices=PEERS)
     given = parser.parse_args()
@@ -264,6 +274,9 @@ def main() -> None:
         child(given.child, given.dsn)
         return
     with database(given.dsn) as dsn:
+        if given.steps:
+            print(steps(dsn, given.steps, 4 * given.rounds))
+            return
         if given.profile:
             profile(dsn, given.profile, given.requests)
             return
@@ -271,6 +284,55 @@ def main() -> None:
             tree.resolve().name: tree for tree in given.against
         }
         print(table(run(dsn, given.pieces, trees, given.rounds, given.requests)))
+
+
+STEPS: list[tuple[str, Any, str]] = [
+    ("all of `Runner.run`", Runner, "run"),
+    ("unpack the parameters", attempt, "decode_params"),
+    ("check and convert them", Script, "bind"),
+    ("BEGIN of a write, and its answer", Session, "begin_write"),
+    ("the script", Steps, "script"),
+    ("its statements, and their answers", Session, "execute"),
+    ("pack the result", runner, "encode_result"),
+    ("look at the transaction", Session, "verify"),
+    ("COMMIT of a write, and its answer", Session, "commit"),
+    ("send the reset", Runner, "begin_reset"),
+    ("read its answer", Runner, "finish_reset"),
+]
+
+
+def steps(dsn: str, piece: str, rounds: int) -> str:
+    """Return a table of the CPU that each step takes; steps are measured in turn."""
+    items: Iterator[Any] = ours(dsn)
+    next(items)
+    serve = next(items)
+    keys = count(1)
+    took: dict[str, list[int]] = {name: [] for name, *_ in STEPS}
+    for _ in range(rounds):
+        for name, owner, attribute in STEPS:
+            plain = getattr(owner, attribute)
+            setattr(owner, attribute, _timed(plain, took[name]))
+            for _ in range(STEP_REQUESTS):
+                serve(piece, next(keys))
+            setattr(owner, attribute, plain)
+    lines = ["| step | CPU µs | times |", "|---|---:|---:|"]
+    for name, found in took.items():
+        if found:
+            each = sorted(found)[len(found) // 4] / 1000
+            times = len(found) / (rounds * STEP_REQUESTS)
+            lines.append(f"| {name} | {each:.0f} | {times:.0f} |")
+    return "\n".join(lines)
+
+
+def _timed(step: Callable[..., Any], took: list[int]) -> Callable[..., Any]:
+    def timed(*args: Any, **named: Any) -> Any:
+        began = time.process_time_ns()
+        try:
+            return step(*args, **named)
+        finally:
+            took.append(time.process_time_ns() - began)
+
+    return timed
 
 
 def profile(dsn: str, piece: str, requests: int) -> None:

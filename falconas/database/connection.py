@@ -69,6 +69,11 @@ class Connection(psycopg.Connection[Any]):
         since = self._waits_since
         return 0.0 if since is None else monotonic() - since
 
+    def begin(self) -> None:
+        """Forget what an interrupted request had due, and what it has seen."""
+        self.due = None
+        self.seen = []
+
     @property
     def in_pipeline(self) -> bool:
         """Statements are sent, and their answers are read later."""

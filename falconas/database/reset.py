@@ -8,6 +8,8 @@ DISCARD ALL. rollback ends the transaction, and leaves the session as it is.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from operator import attrgetter
 from random import SystemRandom
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -138,18 +140,17 @@ def forget_prepared(connection: psycopg.Connection[Any]) -> None:
     connection.rollback()
 
 
-def client_settings(connection: psycopg.Connection[Any]) -> tuple[Any, ...]:
-    """Return what a script or an interrupt could change in psycopg's connection."""
-    return (
-        connection.autocommit,
-        connection.row_factory,
-        connection.cursor_factory,
-        connection.server_cursor_factory,
-        connection.isolation_level,
-        connection.read_only,
-        connection.deferrable,
-        connection.prepare_threshold,
-        connection.prepared_max,
-        connection._pipeline,  # noqa: SLF001
-        connection._num_transactions,  # noqa: SLF001
-    )
+# What a script or an interrupt could change in psycopg's connection: in one call.
+client_settings: Callable[[psycopg.Connection[Any]], tuple[Any, ...]] = attrgetter(
+    "_autocommit",
+    "row_factory",
+    "cursor_factory",
+    "server_cursor_factory",
+    "_isolation_level",
+    "_read_only",
+    "_deferrable",
+    "_prepared.prepare_threshold",
+    "_prepared.prepared_max",
+    "_pipeline",
+    "_num_transactions",
+)

@@ -94,6 +94,7 @@ class Session(Working):
         """
         self._state = TransactionState("write", autocommit=autocommit)
         self.notices.clear()
+        self._connection.begin()
         if not self._ask(self._state.begin_write):
             self.sound = False
             raise Refused("the node is a standby, which takes no writes")
@@ -104,6 +105,7 @@ class Session(Working):
         pending = BEGIN_READ if snapshot else READ_AUTOCOMMIT
         self._state = TransactionState("read", pending)
         self.notices.clear()
+        self._connection.begin()
 
     def verify(self) -> None:
         """Check after the script that its transaction may be committed.
@@ -210,7 +212,7 @@ class Session(Working):
         self._state = TransactionState()
         self._forget = False
         self.notices.clear()
-        self._connection.seen.clear()
+        self._connection.begin()
         return self.sound
 
     def finish_reset(self, patience: float = PATIENCE) -> bool:

@@ -225,3 +225,37 @@ def test_a_lost_connection_is_told(session: Session, db: Database) -> None:
         piped(db, ends, "SELECT 1")
     assert session.lost
     assert not session.reset()
+
+
+def test_a_pipeline_left_open_is_no_end_of_a_transaction(session: Session) -> None:
+    """All that was sent is answered, and the server said nothing of a transaction."""
+    session.begin_read()
+    db = Database(Lease(session))
+    pipeline = db.pipeline()
+    pipeline.__enter__()
+    assert db.execute("SELECT 1").fetchone() == (1,)
+    with pytest.raises(ScriptError, match="left a statement"):
+        session.verify()
+    assert not session.reset()
+
+
+def test_a_begin_that_was_due_when_a_script_was_interrupted_is_forgotten(
+    session: Session, admin: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    session.begin_read()
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "_broke", interrupted)  # or just before the try
+        patch.setattr(type(session.connection), "wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            Database(Lease(session)).execute("SELECT 1")
+    session.interrupted()
+    assert session.reset()
+
+    session.begin_write()
+    Database(Lease(session)).execute(INSERT, [1])
+    session.verify()
+    session.commit()
+    assert items(admin) == [1]
