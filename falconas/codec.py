@@ -51,7 +51,7 @@ def decode_params(body: bytes | memoryview) -> dict[str, Any]:
     except Exception as error:
         text = str(error) or type(error).__name__
         raise InvalidArgument(f"parameters are not valid msgpack: {text}") from None
-    if not isinstance(params, dict) or not all(type(k) is str for k in params):
+    if type(params) is not dict or not _ONLY_TEXT.issuperset(map(type, params)):
         raise InvalidArgument("parameters must be a map with string keys")
     _check_depth(params)
     return params
@@ -178,14 +178,20 @@ def _default_text(value: Any) -> Any:
     return _types().to_plain(value)
 
 
-def _check_depth(value: Any) -> None:
+_CONTAINERS = frozenset({list, dict})  # all that comes out of msgpack
+_ONLY_TEXT = frozenset({str})
+
+
+def _check_depth(value: dict[str, Any]) -> None:
+    if _CONTAINERS.isdisjoint(map(type, value.values())):  # as nearly always
+        return
     level: list[Any] = [value]
     for _ in range(DEPTH_LIMIT):
         level = [
             child
             for item in level
-            for child in (item.values() if isinstance(item, dict) else item)
-            if isinstance(child, list | dict)
+            for child in (item.values() if type(item) is dict else item)
+            if type(child) in _CONTAINERS
         ]
         if not level:
             return

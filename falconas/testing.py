@@ -18,7 +18,6 @@ tests alone comes from `falconas.database.embedded`; docs/scripts.md has the fix
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -129,10 +128,6 @@ def _context(lease: Lease, script: str, budget: float) -> Context:
         db=Database(lease),
         request_id="test",
         caller=None,
-        log=logging.LoggerAdapter(
-            logging.getLogger(f"falconas.scripts.{script}"),
-            {"script": script, "request": "test"},
-        ),
         node="test",
         script=script,
         deadline=time.monotonic() + budget,

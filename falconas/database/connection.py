@@ -9,6 +9,10 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
+from psycopg import Pipeline
+
+from falconas.database.cursor import Cursor, queue
+from falconas.database.prepared import watch
 
 if TYPE_CHECKING:
     from psycopg.abc import PQGen
@@ -31,9 +35,20 @@ class Connection(psycopg.Connection[Any]):
     psycopg's loop in C looks for signals only when a turn of 0.1 s has passed in
     peace: one that comes in between begins the turn anew. Signals that come more often
     than that were never heard.
+
+    Attributes:
+        due: What begins a transaction, and is to travel with the next statement.
+        seen: Command tags of answers that nobody has looked at yet.
     """
 
     _waits_since: float | None = None
+    due: bytes | None = None
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.seen: list[str] = []
+        self.cursor_factory = Cursor
+        watch(self)
 
     def wait(
         self,
@@ -53,6 +68,38 @@ class Connection(psycopg.Connection[Any]):
         """How long it has been waiting for the server, 0 if it is not."""
         since = self._waits_since
         return 0.0 if since is None else monotonic() - since
+
+    def begin(self) -> None:
+        """Forget what an interrupted request had due, and what it has seen."""
+        self.due = None
+        self.seen = []
+
+    @property
+    def in_pipeline(self) -> bool:
+        """Statements are sent, and their answers are read later."""
+        return self._pipeline is not None
+
+    def enter_pipeline(self) -> None:
+        """Begin a pipeline, or one more level of it."""
+        with self.lock:
+            pipeline = self._pipeline
+            if pipeline is None:
+                self._check_connection_ok()
+                pipeline = self._pipeline = Pipeline(self)
+        pipeline.__enter__()
+        if self.due:
+            queue(pipeline, self.due)
+            self.due = None
+
+    def leave_pipeline(self, error: BaseException | None) -> None:
+        """Read all answers that are left; raises the first error among them."""
+        pipeline = self._pipeline
+        assert pipeline is not None
+        try:
+            pipeline.__exit__(type(error) if error else None, error, None)
+        finally:
+            if pipeline.level == 0:
+                self._pipeline = None
 
     def end(self) -> None:
         """Close it, although a thread that a script left may be in its midst.

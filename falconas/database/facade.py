@@ -7,13 +7,13 @@ ended, so that nothing a script keeps can reach into another request.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, overload
 
 import psycopg
 
 from falconas.database.blocks import Copy, Savepoint, refuse
-from falconas.database.statements import is_plain, is_single
+from falconas.database.statements import is_plain
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -135,8 +135,30 @@ class Database:
             yield copy
 
     @contextmanager
+    def pipeline(self) -> Iterator[None]:
+        """Send the block's statements without waiting for each one's answer.
+
+        Answers are waited for where rows are fetched, and at the end of the block,
+        which raises the first error. COPY and `stream` cannot be within.
+        """
+        lease = self._lease
+        with lease.session.pipeline(lambda: lease.over):
+            yield
+
+    @contextmanager
     def transaction(self, *, force_rollback: bool = False) -> Iterator[Savepoint]:
         """Make a savepoint, a transaction under autocommit; roll back on errors."""
+        piped = self._lease.session.connection.in_pipeline
+        with ExitStack() as blocks:
+            if piped:  # an error has to be known before the savepoint ends
+                blocks.enter_context(self.pipeline())
+            savepoint = blocks.enter_context(self._savepoint(force_rollback))
+            if piped:
+                blocks.enter_context(self.pipeline())
+            yield savepoint
+
+    @contextmanager
+    def _savepoint(self, force_rollback: bool) -> Iterator[Savepoint]:
         with self._lease.session.statement() as connection:
             savepoint = Savepoint(connection, force_rollback=force_rollback)
             savepoint.__enter__()
@@ -178,13 +200,8 @@ class Cursor(Generic[Row]):
     ) -> Cursor[Row]:
         """Run a statement; without parameters also several, separated by `;`."""
         session = self._lease.session
-        single = is_single(query, params)
-        with session.statement(
-            joined=single, opaque=not single, plain=is_plain(query)
-        ) as connection:
-            raw: Any = self._open(connection)  # psycopg's overloads are too many
-            raw.execute(query, params, prepare=prepare, binary=binary)
-        session.tagged(_tags(raw))
+        raw = self._open(session.connection)
+        session.execute(raw, query, params, prepare=prepare, binary=binary)
         return self
 
     def executemany(
@@ -192,10 +209,9 @@ class Cursor(Generic[Row]):
     ) -> None:
         """Run a statement once for each set of parameters, in one pipeline."""
         session = self._lease.session
-        with session.statement(plain=is_plain(query)) as connection:
+        with session.statement(joined=True, plain=is_plain(query)) as connection:
             raw = self._open(connection)
             raw.executemany(query, params_seq, returning=returning)
-        session.tagged([raw.statusmessage or ""])
 
     def stream(
         self, query: Query, params: Params | None = None, *, size: int = 1
@@ -203,21 +219,18 @@ class Cursor(Generic[Row]):
         """Yield rows as they arrive; nothing else can run until it ends."""
         session = self._lease.session
         opaque = not is_plain(query)
-        with session.statement(opaque=opaque) as connection:
+        with session.statement(opaque=opaque, blind=True) as connection:
             yield from self._open(connection).stream(query, params, size=size)
-        session.tagged([], opaque=opaque)
 
     @contextmanager
     def copy(self, statement: Query, params: Params | None = None) -> Iterator[Copy]:
         """Run COPY FROM STDIN or COPY TO STDOUT."""
-        session = self._lease.session
         opaque = not is_plain(statement)
         with (
-            session.statement(opaque=opaque) as connection,
+            self._lease.session.statement(opaque=opaque, blind=True) as connection,
             self._open(connection).copy(statement, params) as copy,
         ):
             yield Copy(copy)
-        session.tagged([], opaque=opaque)
 
     def fetchone(self) -> Row | None:
         """Return the next row, None if there is none."""
@@ -288,8 +301,7 @@ class Cursor(Generic[Row]):
     @property
     def adapters(self) -> AdaptersMap:
         """Adapters of this cursor alone."""
-        with self._lease.session.statement() as connection:
-            return self._open(connection).adapters
+        return self._open(self._lease.session.connection).adapters
 
     @property
     def connection(self) -> NoReturn:
@@ -310,20 +322,3 @@ class Cursor(Generic[Row]):
         if raw is None:
             raise psycopg.ProgrammingError("no result available")
         return raw
-
-
-def _tag(cursor: psycopg.Cursor[Any]) -> str:
-    """Return the server's answer; SELECT INTO and CREATE TABLE AS just say SELECT."""
-    tag, result = cursor.statusmessage or "", cursor.pgresult
-    if result is not None and not result.nfields and tag.startswith("SELECT"):
-        return tag.replace("SELECT", "SELECT INTO")
-    return tag
-
-
-def _tags(cursor: psycopg.Cursor[Any]) -> list[str]:
-    tags = [_tag(cursor)]
-    while cursor.nextset():
-        tags.append(_tag(cursor))
-    if len(tags) > 1:
-        cursor.set_result(0)
-    return tags

@@ -269,8 +269,8 @@ class Sweeping:
 
     def is_clean(self, answers: list[PGresult]) -> bool:
         """Tell whether the answers prove that nothing is left in the session."""
-        given = iter(answers)
-        proven = self._sweep.run(lambda _: next(given), self._connection, self._end)
+        last = answers[-1] if answers else None
+        proven = self._sweep.proves(last, self._connection)
         return proven and self._connection.pgconn.transaction_status == _Status.IDLE
 
     def restore(self) -> list[tuple[str, Any]]:

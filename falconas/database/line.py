@@ -91,7 +91,8 @@ class Line:
             log.warning("a running statement could not be cancelled: %s", why)
 
     def _is_idle(self) -> bool:
-        return self._pgconn.transaction_status == _Idle
+        idle = self._pgconn.transaction_status == _Idle
+        return idle and not self._connection.in_pipeline
 
     def _ask(self, sql: bytes) -> bool:
         """Ask before a script starts, and tell whether the answer is no `false`."""

@@ -57,14 +57,14 @@ class Prepared(PrepareManager):
         self, key: Key, prep: Prepare, name: bytes, results: Sequence[PGresult]
     ) -> None:
         """Look at the answer to a query."""
-        if _commits(key[0]) and any(_tag(result) == "ROLLBACK" for result in results):
+        if _commits(key[0]) and any(tag_of(result) == "ROLLBACK" for result in results):
             self.undone = NO_COMMIT
         super().validate(key, prep, name, results)
 
     def _should_discard(
         self, prep: Prepare, results: Sequence[PGresult], *_: Any
     ) -> bool:
-        if may_rename([_tag(result) for result in results]):
+        if may_rename([tag_of(result) for result in results]):
             self.renamed = True
             return self.clear()
         return super()._should_discard(prep, results)
@@ -77,7 +77,8 @@ def watch(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) ->
     connection._prepared = prepared  # noqa: SLF001
 
 
-def _tag(result: PGresult) -> str:
+def tag_of(result: PGresult) -> str:
+    """Return the command tag; SELECT INTO and CREATE TABLE AS just say SELECT."""
     tag = (result.command_status or b"").decode(errors="replace")
     if tag.startswith("SELECT") and result.status == pq.ExecStatus.COMMAND_OK:
         return "SELECT INTO"  # or CREATE TABLE AS: rows, and nobody got them

@@ -9,6 +9,7 @@ DISCARD ALL. rollback ends the transaction, and leaves the session as it is.
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 from random import SystemRandom
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,8 +25,8 @@ SOFT, DISCARD, ROLLBACK = "soft", "discard", "rollback"
 # asks for it by name.
 _SOFT = (
     b"SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; CLOSE ALL; UNLISTEN *;"
-    b" DISCARD TEMP; DISCARD SEQUENCES;"
-    b" SELECT pg_catalog.pg_advisory_unlock_all(), pg_catalog.setseed(%.17f)"
+    b" DISCARD TEMP; DISCARD SEQUENCES; SET seed = %.17f;"
+    b" SELECT pg_catalog.pg_advisory_unlock_all()"
 )
 # Takes as long as all the rest, so it is asked only where something may be hidden.
 _COUNTS = (
@@ -70,22 +71,13 @@ class Sweep(NamedTuple):
     hiding: bool = False
     forget: bool = False
 
-    def run(
-        self,
-        send: Callable[[bytes], PGresult],
-        connection: psycopg.Connection[Any],
-        end: bytes | None,
+    def proves(
+        self, last: PGresult | None, connection: psycopg.Connection[Any]
     ) -> bool:
-        """Do it; tell whether the answers prove that it was done.
+        """Tell whether the last answer to the last message proves that all was done.
 
-        Args:
-            send: Sends a message and returns its last answer.
-            connection: Where to.
-            end: What ends the transaction, None if none is open.
+        What stands in a message is done in turn, and nothing more after an error.
         """
-        last = None
-        for message in self.messages(end):
-            last = send(message)
         if last is None or not self.touched or self.policy == ROLLBACK:
             return True
         if last.command_status != _DONE:
@@ -96,7 +88,7 @@ class Sweep(NamedTuple):
             _agree(connection)
         if not self.hiding:
             return True
-        by_sql, in_all = last.get_value(0, 2), last.get_value(0, 3)
+        by_sql, in_all = last.get_value(0, 1), last.get_value(0, 2)
         known = _prepared(connection)
         # The server may know one more, whose answer psycopg never saw: it is unused.
         return by_sql == b"0" and (known is None or int(in_all or 0) >= known)
@@ -148,18 +140,17 @@ def forget_prepared(connection: psycopg.Connection[Any]) -> None:
     connection.rollback()
 
 
-def client_settings(connection: psycopg.Connection[Any]) -> tuple[Any, ...]:
-    """Return what a script or an interrupt could change in psycopg's connection."""
-    return (
-        connection.autocommit,
-        connection.row_factory,
-        connection.cursor_factory,
-        connection.server_cursor_factory,
-        connection.isolation_level,
-        connection.read_only,
-        connection.deferrable,
-        connection.prepare_threshold,
-        connection.prepared_max,
-        connection._pipeline,  # noqa: SLF001
-        connection._num_transactions,  # noqa: SLF001
-    )
+# What a script or an interrupt could change in psycopg's connection: in one call.
+client_settings: Callable[[psycopg.Connection[Any]], tuple[Any, ...]] = attrgetter(
+    "_autocommit",
+    "row_factory",
+    "cursor_factory",
+    "server_cursor_factory",
+    "_isolation_level",
+    "_read_only",
+    "_deferrable",
+    "_prepared.prepare_threshold",
+    "_prepared.prepared_max",
+    "_pipeline",
+    "_num_transactions",
+)

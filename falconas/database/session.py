@@ -8,10 +8,7 @@ reset cannot wipe away costs the connection.
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import psycopg
 from psycopg import errors, pq
@@ -19,8 +16,7 @@ from psycopg import errors, pq
 from falconas.database.connection import Connection
 from falconas.database.conninfo import InvalidDsn, conninfo
 from falconas.database.ending import end
-from falconas.database.line import Line
-from falconas.database.prepared import watch
+from falconas.database.flight import arrive, depart
 from falconas.database.reset import (
     DISCARD,
     SOFT,
@@ -28,16 +24,8 @@ from falconas.database.reset import (
     client_settings,
     forget_prepared,
     is_busy,
-    may_rename,
 )
-from falconas.database.sqlstate import (
-    FAILED_TRANSACTION,
-    Notice,
-    classify,
-    ends_connection,
-    is_conflict,
-    uncertain,
-)
+from falconas.database.sqlstate import FAILED_TRANSACTION, classify, uncertain
 from falconas.database.transaction import (
     BEGIN_READ,
     MARK_MISSING,
@@ -46,13 +34,14 @@ from falconas.database.transaction import (
 )
 from falconas.database.unserved import Refused
 from falconas.database.wording import in_short
+from falconas.database.working import Working
 from falconas.errors import FalconError, ScriptError, Started, Unavailable
 
 __all__ = ["ConnectFailed", "InvalidDsn", "Session", "classify"]
 
 log = logging.getLogger(__name__)
 
-_NOTICES = 100
+PATIENCE = 5.0  # for the answers to a reset; a supervisor's is 10
 
 _Status = pq.TransactionStatus
 
@@ -61,23 +50,16 @@ class ConnectFailed(Exception):
     """PostgreSQL did not accept a connection."""
 
 
-class Session(Line):
-    """A connection and the transaction of the request on it.
-
-    Attributes:
-        notices: The last messages of the request.
-    """
+class Session(Working):
+    """A connection and the transaction of the request on it."""
 
     def __init__(self, connection: Connection, reset: str = SOFT) -> None:
         if reset == DISCARD:  # what psycopg had prepared would be gone
             connection.prepare_threshold = None
-        watch(connection)
         super().__init__(connection)
         self._policy = reset
-        self._state = TransactionState()
-        self._forget = False
-        self.notices: deque[Notice] = deque(maxlen=_NOTICES)
-        connection.add_notice_handler(self._note)
+        self._sweep: Sweep | None = None
+        self._messages: list[bytes] = []
         connection.add_notify_handler(lambda _: None)  # else psycopg keeps them
         self._settings = client_settings(connection)
 
@@ -103,11 +85,6 @@ class Session(Line):
             text = in_short(error)
         raise ConnectFailed(text)  # outside: psycopg's error carries the password
 
-    @property
-    def touched(self) -> bool:
-        """The request's script has sent a statement."""
-        return self._state.touched
-
     def begin_write(self, *, autocommit: bool = False) -> None:
         """Begin the transaction of a write script; none if each statement is one.
 
@@ -117,6 +94,7 @@ class Session(Line):
         """
         self._state = TransactionState("write", autocommit=autocommit)
         self.notices.clear()
+        self._connection.begin()
         if not self._ask(self._state.begin_write):
             self.sound = False
             raise Refused("the node is a standby, which takes no writes")
@@ -127,71 +105,7 @@ class Session(Line):
         pending = BEGIN_READ if snapshot else READ_AUTOCOMMIT
         self._state = TransactionState("read", pending)
         self.notices.clear()
-
-    @contextmanager
-    def statement(
-        self, *, joined: bool = False, opaque: bool = False, plain: bool = True
-    ) -> Iterator[psycopg.Connection[Any]]:
-        """Lend the connection for one statement of the script; then call `tagged`.
-
-        Args:
-            joined: Let a BEGIN that is due travel in the statement's round trip. The
-                statement's results are there when the block has ended.
-            opaque: It may end the transaction and not show it if it fails.
-            plain: It cannot end the transaction, whatever becomes of it.
-        """
-        state = self._state
-        if state.breach is not None:
-            raise state.breach
-        if self._connection.lock.locked():
-            raise psycopg.ProgrammingError(
-                "another statement of this request is running: end its stream or COPY"
-            )
-        state.touched = True
-        state.unseen = opaque or not plain
-        try:
-            pending = state.take_pending()
-            if joined and pending is BEGIN_READ:
-                with self._connection.pipeline():
-                    self._connection.execute(pending)
-                    yield self._connection
-            else:
-                if pending:
-                    self._command(pending)
-                yield self._connection
-        except BaseException as error:
-            self._forget = True  # what was prepared is not rolled back
-            if isinstance(error, psycopg.Error):
-                self._failed(error)
-            elif not plain:  # nobody knows how far it came
-                opaque = True
-            state.opaque = state.opaque or opaque
-            state.watch(idle=self._is_idle())
-            raise
-
-    def tagged(self, tags: list[str], *, opaque: bool = False) -> None:
-        """Note a statement's command tags; raises on those of transactions."""
-        self._forget = self._forget or opaque or may_rename(tags)
-        self._state.tagged(tags, idle=self._is_idle(), opaque=opaque)
-        if self._state.needs_mark(tags):
-            self._command(self._state.mark)
-
-    @property
-    def doubtful(self) -> bool:
-        """A failed write may have been committed in part all the same."""
-        return self._state.doubtful
-
-    @property
-    def conflict(self) -> bool:
-        """The node's recovery ended the transaction: a primary has none."""
-        return self._state.conflict is not None
-
-    def classify(self, error: psycopg.Error, *, late: bool = False) -> FalconError:
-        """Return what the caller gets for an error of this request."""
-        self._failed(error)
-        if self.lost:
-            error = self._state.conflict or error
-        return classify(error, access=self._state.access, late=late, lost=self.lost)
+        self._connection.begin()
 
     def verify(self) -> None:
         """Check after the script that its transaction may be committed.
@@ -270,57 +184,100 @@ class Session(Line):
             self.sound = False
             self._cancel()
 
+    @property
+    def resetting(self) -> bool:
+        """What `begin_reset` has sent was not answered yet, or nobody has looked."""
+        return self._sweep is not None
+
     def reset(self) -> bool:
         """Sweep after the request; close the connection if that fails."""
-        lasting = self._state.lasting and self._policy != DISCARD
-        if lasting or is_busy(self._connection):
-            self.sound = False
-        if self.sound and client_settings(self._connection) == self._settings:
-            try:
-                if self._state.interrupted:
-                    forget_prepared(self._connection)
-                self._sweep()
-            except psycopg.Error as error:
-                why = in_short(error)
-                log.warning("reset failed, the connection is replaced: %s", why)
-                self.sound = False
-        else:
-            self.sound = False
+        return self.begin_reset() and self.finish_reset()
+
+    def begin_reset(self) -> bool:
+        """Send what sweeps after the request, without waiting for the answers.
+
+        Call `finish_reset` before the next request, or when the socket has news.
+
+        Returns:
+            False if the connection is closed already.
+        """
+        state = self._state
+        lasting = state.lasting and self._policy != DISCARD
+        changed = client_settings(self._connection) != self._settings
+        whole = self.sound and not (lasting or changed or is_busy(self._connection))
+        self.sound = False  # until the end: whatever is raised in here
+        self.sound = whole and self._try(self._send_sweep)
         if not self.sound:
             self._abandon()
         self._state = TransactionState()
         self._forget = False
         self.notices.clear()
+        self._connection.begin()
         return self.sound
 
-    def _sweep(self) -> None:
-        end = None
+    def finish_reset(self, patience: float = PATIENCE) -> bool:
+        """Read the answers to `begin_reset`; close the connection if one is wrong.
+
+        Args:
+            patience: How many seconds to wait for them.
+
+        Returns:
+            Whether the session is as new.
+        """
+        sweep, self._sweep = self._sweep, None
+        if sweep is not None:
+            self.sound = False
+            self.sound = self._try(lambda: self._read_sweep(sweep, patience))
+            if not self.sound:
+                self._abandon()
+        return self.sound
+
+    def check(self) -> bool:
+        """Find out what news the socket of an idle session has."""
+        return self.finish_reset() if self.resetting else super().check()
+
+    def _send_sweep(self) -> bool:
+        """Send the first message, if there is one."""
+        state, end = self._state, None
+        if state.interrupted:
+            forget_prepared(self._connection)
         if not self._is_idle():
-            reads = self._state.complete and self._state.access == "read"
+            reads = state.complete and state.access == "read"
             end = b"COMMIT" if reads else b"ROLLBACK"
-        sweep = Sweep(self._policy, self._state.touched, forget=self._forget)
-        proven = sweep.run(self._command, self._connection, end)
-        self.sound = proven and self._is_idle()
+        sweep = Sweep(self._policy, state.touched, forget=self._forget)
+        self._messages = sweep.messages(end)
+        if not self._messages:
+            return True
+        self._sweep = sweep
+        if depart(self._pgconn, self._messages[0]):
+            return True
+        return self.finish_reset()
+
+    def _read_sweep(self, sweep: Sweep, patience: float) -> bool:
+        """Read its answers, and send and read what is left."""
+        for number, message in enumerate(self._messages):
+            if number:
+                depart(self._pgconn, message)
+            answers = arrive(self._connection, patience)
+            if not answers:
+                return False
+            if answers[-1].status == pq.ExecStatus.FATAL_ERROR:
+                raise errors.error_from_result(answers[-1])
+        return sweep.proves(answers[-1], self._connection) and self._is_idle()
+
+    def _try(self, step: Callable[[], bool]) -> bool:
+        try:
+            return step()
+        except psycopg.Error as error:
+            why = in_short(error)
+            log.warning("reset failed, the connection is replaced: %s", why)
+            return False
 
     def _abandon(self) -> None:
         if self._pgconn.transaction_status == _Status.ACTIVE:
             self._cancel()
         self.close()
 
-    def _failed(self, error: psycopg.Error) -> None:
-        if self._state.failure is None:
-            self._state.failure = error
-        if is_conflict(error, standby=self.role == "standby"):
-            self._state.conflict = error
-        if self.lost or ends_connection(error, access=self._state.access):
-            self.sound = False
-
     def _swallowed(self) -> FalconError:
         error = self._state.conflict or self._state.failure
         return self._state.swallowed(None if error is None else self.classify(error))
-
-    def _note(self, diagnostic: errors.Diagnostic) -> None:
-        notice = Notice.of(diagnostic)
-        self.notices.append(notice)
-        if notice.cancels_replication:
-            self._state.unreplicated = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from psycopg import sql
@@ -16,6 +17,16 @@ _PLAIN = {
     "DECL", "CLOS", "MOVE", "SAVE", "RELE", "NOTI", "LIST", "SHOW", "REFR",
 }  # fmt: skip
 _BLANK = "; \n\t"
+_REMEMBERED = 1000  # statements, none of them longer than
+_LENGTH = 4000  # characters
+
+
+def look(query: Query, params: Params | None) -> tuple[bool, bool]:
+    """Return `is_single` and `is_plain` of a query; most are sent again and again."""
+    if type(query) is str and len(query) <= _LENGTH:
+        single, plain = _look(query)
+        return single or bool(params), plain
+    return is_single(query, params), is_plain(query)
 
 
 def is_single(query: Query, params: Params | None) -> bool:
@@ -36,3 +47,8 @@ def is_plain(query: Query) -> bool:
     if not isinstance(query, str) or ";" in query.rstrip(_BLANK):
         return False
     return query.lstrip("( \n\t")[:4].upper() in _PLAIN
+
+
+@lru_cache(_REMEMBERED)
+def _look(query: str) -> tuple[bool, bool]:
+    return is_single(query, None), is_plain(query)

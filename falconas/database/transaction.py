@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import psycopg
 
@@ -82,7 +82,11 @@ class TransactionState:
     interrupted: bool = False
     unreplicated: bool = False
     rolled: bool = False
-    nonce: bytes = field(default_factory=lambda: os.urandom(8).hex().encode())
+    nonce: bytes = b""
+
+    def __post_init__(self) -> None:
+        if self.access == "write":
+            self.nonce = os.urandom(8).hex().encode()
 
     @property
     def mark(self) -> bytes:
@@ -124,6 +128,13 @@ class TransactionState:
             opaque: There may be tags that nobody has seen.
         """
         self.opaque = self.opaque or opaque
+        self.note(tags, idle=idle)
+        self.unseen = False  # last: this too may be interrupted
+        if self.breach is not None:
+            raise self.breach
+
+    def note(self, tags: Iterable[str], *, idle: bool) -> None:
+        """Note what the server has answered, and whether a transaction is open."""
         for tag in tags:
             if tag in _LASTING_TAGS:
                 self.lasting = True
@@ -132,9 +143,6 @@ class TransactionState:
             elif tag == "ROLLBACK":
                 self.rolled = True
         self.watch(idle=idle)
-        self.unseen = False  # last: this too may be interrupted
-        if self.breach is not None:
-            raise self.breach
 
     def needs_mark(self, tags: Iterable[str]) -> bool:
         """Tell whether the mark may be gone with RESET ALL, and surely was there."""

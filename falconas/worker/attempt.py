@@ -128,7 +128,9 @@ def min_lsn(request: Request, database: str) -> int:
     Raises:
         InvalidArgument: It cannot be told.
     """
-    lsns = request.extras.get("min_lsn") or {}
+    lsns = request.extras.get("min_lsn")
+    if not lsns:
+        return 0
     lsn = lsns.get(database, 0) if isinstance(lsns, dict) else None
     if type(lsn) is not int or not 0 <= lsn < 1 << 64:
         raise InvalidArgument(

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import time
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict, Unpack
@@ -39,23 +37,13 @@ from falconas.worker.forks import Forks
 from falconas.worker.interrupt import Cause, Interrupted, Interrupts
 from falconas.worker.scripts import Library, Script, load
 from falconas.worker.slot import NoSlot, SlotLike, Spoiled, State
+from falconas.worker.uninterrupted import uninterrupted
 from falconas.worker.verdict import pack_error
 
 log = logging.getLogger(__name__)
 
 RESULT_BYTES = 16 * 1024 * 1024
 BUDGET = 30.0
-
-# COMMIT is not interrupted. Faults of the process itself cannot be put off.
-_DEFERRED = signal.valid_signals() - {
-    signal.SIGSEGV,
-    signal.SIGBUS,
-    signal.SIGFPE,
-    signal.SIGILL,
-    signal.SIGTRAP,
-    signal.SIGABRT,
-    signal.SIGSYS,
-}
 
 
 class Outcome(NamedTuple):
@@ -95,7 +83,9 @@ class Runner:
     """Serves requests of a library's scripts on one session.
 
     After `run` the caller sends the reply and then calls `reset`; if that says False
-    he puts a new `session` in.
+    he puts a new `session` in. Or he calls `begin_reset`, which does not wait, and
+    `finish_reset` when the session's socket has news, at the latest before the next
+    request: until then the state is RESET, so that whoever watches sees it hang.
 
     Args:
         library: The scripts.
@@ -134,6 +124,7 @@ class Runner:
 
     def run(self, request: Request, body: bytes, deadline: float) -> Outcome:
         """Serve `request`; `deadline` is on the clock of `time.monotonic`."""
+        self.finish_reset()
         began = time.monotonic()
         extras: dict[str, Any] = {"node": self.node}
         try:
@@ -169,6 +160,25 @@ class Runner:
         """Sweep the session after the reply; False: it needs to be replaced."""
         self._slot.enter(State.RESET)
         sound = self.session.reset()
+        self._slot.enter(State.IDLE)
+        return sound
+
+    def begin_reset(self) -> bool:
+        """Begin to sweep the session; False: it needs to be replaced."""
+        self._slot.enter(State.RESET)
+        sound = self.session.begin_reset()
+        if not self.session.resetting:
+            self._slot.enter(State.IDLE)
+        return sound
+
+    def finish_reset(self) -> bool:
+        """Wait for the end of what `begin_reset` began, if it did.
+
+        False: the session needs to be replaced.
+        """
+        if not self.session.resetting:
+            return self.session.sound
+        sound = self.session.finish_reset()
         self._slot.enter(State.IDLE)
         return sound
 
@@ -210,7 +220,7 @@ class Runner:
     def _commit(self, attempt: Attempt) -> int | None:
         committed, lsn = False, None
         try:
-            with _uninterrupted():
+            with uninterrupted():
                 self._check_end(attempt)
                 lsn = self.session.commit()
                 committed = True
@@ -274,10 +284,6 @@ class Runner:
             db=Database(lease),
             request_id=request_id,
             caller=request.extras.get("_caller"),
-            log=logging.LoggerAdapter(
-                logging.getLogger(f"falconas.scripts.{script.name}"),
-                {"script": script.name, "request": request_id},
-            ),
             node=self.node,
             script=script.name,
             deadline=deadline,
@@ -335,12 +341,3 @@ def _failed(error: FalconError, extras: dict[str, Any]) -> Outcome:
 
 def _sequence(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _DEFERRED)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

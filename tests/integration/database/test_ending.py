@@ -41,7 +41,6 @@ def insert(session: Session, number: int) -> None:
     session.begin_write()
     with session.statement() as connection:
         connection.execute("INSERT INTO item VALUES (%s)", (number,))
-    session.tagged(["INSERT 0 1"])
     session.verify()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from select import select as wait_for
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psycopg
@@ -10,6 +11,7 @@ import pytest
 from psycopg.rows import dict_row
 from psycopg.types.string import StrDumper
 
+from falconas.database import flight
 from falconas.database.facade import Database, Lease
 from falconas.database.reset import DISCARD, ROLLBACK, SOFT
 from falconas.database.session import Session
@@ -169,6 +171,18 @@ def select(number: int, *, prepare: bool | None = None) -> Callable[[Database], 
     return lambda db: db.execute("SELECT %s::int", [number], prepare=prepare).fetchone()
 
 
+def at_once(session: Session) -> bool:
+    return session.reset()
+
+
+def under_way(session: Session) -> bool:
+    """Reset as an idle worker does: with the news of its socket."""
+    if session.begin_reset() and session.resetting:
+        assert wait_for([session.fileno()], [], [], 60)[0]
+        assert session.check() == session.sound
+    return session.sound
+
+
 def warm(session: Session) -> None:
     """Have psycopg prepare a statement."""
     for number in range(7):
@@ -195,19 +209,46 @@ def test_the_matrix_leaks(database: str, fresh: dict[str, Any], name: str) -> No
             assert ask(db)[leak.where] != fresh[leak.where]
 
 
+@pytest.mark.parametrize("reset", [at_once, under_way])
 @pytest.mark.parametrize("policy", [SOFT, DISCARD])
 @pytest.mark.parametrize("name", LEAKS)
 def test_nothing_of_a_request_is_found_by_the_next(
-    database: str, fresh: dict[str, Any], name: str, policy: str
+    database: str,
+    fresh: dict[str, Any],
+    name: str,
+    policy: str,
+    reset: Callable[[Session], bool],
 ) -> None:
     leak = LEAKS[name]
     with closing(Session.connect(database, reset=policy)) as session:
         warm(session)
         serve(session, run(leak.leave))
 
-        sound = session.reset()
+        sound = reset(session)
 
         assert sound == (policy not in leak.replaced)
+        if sound:
+            assert asking(session) == fresh
+            assert session.reset()
+
+
+@pytest.mark.parametrize("name", LEAKS)
+def test_nor_of_a_request_that_sent_it_in_a_pipeline(
+    database: str, fresh: dict[str, Any], name: str
+) -> None:
+    leak = LEAKS[name]
+
+    def piped(db: Database) -> None:
+        with db.pipeline():
+            run(leak.leave)(db)
+
+    with closing(Session.connect(database)) as session:
+        warm(session)
+        serve(session, piped)
+
+        sound = session.reset()
+
+        assert sound == (SOFT not in leak.replaced)
         if sound:
             assert asking(session) == fresh
             assert session.reset()
@@ -263,6 +304,24 @@ def test_names_mean_for_the_next_what_they_meant_before(
     access = "read" if "path" in name else "write"
     with closing(Session.connect(database, reset=policy)) as session:
         assert serve(session, rename, access)[0] == "x"
+        assert session.reset()
+
+        assert serve(session, columns, "read") == ["id"]
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in RENAMING if name != "one of several"]
+)
+def test_names_given_in_a_pipeline_mean_nothing_to_the_next(
+    database: str, name: str
+) -> None:
+    def rename(db: Database) -> None:
+        with db.pipeline():
+            db.execute(RENAMING[name])
+            columns(db)
+
+    with closing(Session.connect(database)) as session:
+        serve(session, rename)
         assert session.reset()
 
         assert serve(session, columns, "read") == ["id"]
@@ -406,8 +465,10 @@ def test_a_sweep_that_is_not_proven_costs_the_connection(
 ) -> None:
     with closing(Session.connect(database, reset=policy)) as session:
         serve(session, run("SELECT 1"))
-        send = session._command
-        monkeypatch.setattr(session, "_command", lambda _: send(b"SET work_mem = 64"))
+        monkeypatch.setattr(
+            "falconas.database.session.depart",
+            lambda to, _: flight.depart(to, b"SET work_mem = 64"),
+        )
 
         assert not session.reset()
 

@@ -11,6 +11,7 @@ from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 
+from falconas.database import flight
 from falconas.database.session import (
     ConnectFailed,
     InvalidDsn,
@@ -51,7 +52,6 @@ def session(
 def execute(session: Session, sql: str, params: Any = None) -> list[Any]:
     with session.statement() as connection:
         cursor = connection.execute(sql, params)
-    session.tagged([cursor.statusmessage or ""])
     return cursor.fetchall() if cursor.description else []
 
 
@@ -192,13 +192,18 @@ def test_an_untouched_session_is_not_spoken_to(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[bytes] = []
-    run = session._command
+    run, depart = session._command, flight.depart
 
     def spy(sql: bytes) -> Any:
         sent.append(sql)
         return run(sql)
 
+    def watch(connection: Any, message: bytes) -> bool:
+        sent.append(message)
+        return depart(connection, message)
+
     monkeypatch.setattr(session, "_command", spy)
+    monkeypatch.setattr("falconas.database.session.depart", watch)
     session.begin_read()
     session.verify()
     assert session.reset()
@@ -348,7 +353,7 @@ def test_a_commit_that_libpq_gave_up_is_an_unknown_outcome(
         socket = session.fileno()
         answers = iter([empty, None])
         send_query = staticmethod(lambda _sql: None)
-        flush = is_busy = staticmethod(lambda: 0)
+        flush = is_busy = consume_input = staticmethod(lambda: 0)
         get_result = staticmethod(lambda: next(Gone.answers))
 
     monkeypatch.setattr(session, "_pgconn", Gone())
@@ -365,8 +370,7 @@ def test_a_transaction_that_is_not_ours_is_not_committed(
     session: Session, admin: psycopg.Connection[Any], sql: str
 ) -> None:
     write(session, 1)
-    with session.statement() as connection:
-        connection.execute(sql)  # nobody sees its tags
+    session._pgconn.exec_(sql.encode())  # nobody sees its tags
     execute(session, "INSERT INTO item VALUES (2)")
     session.verify()
     with pytest.raises(FalconError, match="ended its transaction itself") as caught:
@@ -527,8 +531,7 @@ def test_an_open_transaction_of_a_read_without_snapshot_is_an_error(
     session: Session,
 ) -> None:
     session.begin_read(snapshot=False)
-    with session.statement() as connection:
-        connection.execute("BEGIN")
+    session._pgconn.exec_(b"BEGIN")
     with pytest.raises(FalconError, match="left a transaction open"):
         session.verify()
     assert session.reset()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 
 from falconas.codec import decode_value, encode_params
+from falconas.database.facade import Database, Lease
 from falconas.database.session import Session
 from falconas.errors import Code
 from falconas.protocol import Kind, Request
@@ -257,3 +258,19 @@ def test_a_wait_for_replication_that_was_cancelled_is_in_doubt(stage: Stage) -> 
         stage.admin.execute("SELECT pg_reload_conf()")
     message = assert_unknown(outcomes[-1], Code.UNAVAILABLE)
     assert "synchronous replication" in message
+
+
+def test_statements_of_a_pipeline_commit_together(stage: Stage) -> None:
+    session = stage.session
+    session.begin_write(autocommit=True)
+    db = Database(Lease(session))
+    with suppress(psycopg.errors.UniqueViolation), db.pipeline():
+        db.execute("INSERT INTO item VALUES (1)")
+        db.execute("INSERT INTO item VALUES (1)")
+    assert stage.items() == []
+    with db.pipeline():
+        db.execute("INSERT INTO item VALUES (1)")
+        db.execute("INSERT INTO item VALUES (2)")
+    assert stage.items() == [1, 2]
+    session.verify()
+    assert session.reset()

@@ -126,6 +126,24 @@ SCRIPTS = {
             raise falconas.ScriptError("no", details={"rows": "x" * 40_000_000},
                                        sqlstate="y" * 40_000_000)
     """,
+    "cursor": """
+        @script(access="read")
+        def run(ctx, sql: str):
+            ctx.db.execute(sql)
+    """,
+    "piped": """
+        def run(ctx, numbers: list[int]):
+            query = "INSERT INTO item VALUES (%s) RETURNING id"
+            with ctx.pipeline():
+                found = [ctx.db.execute(query, [each]) for each in numbers]
+            return [each.fetchone()[0] for each in found]
+    """,
+    "left_open": """
+        def run(ctx):
+            globals()["kept"] = ctx.pipeline()
+            kept.__enter__()
+            ctx.db.execute("SELECT 1")
+    """,
     "late": """
         import time
         def run(ctx, access: str = "write"):
@@ -589,3 +607,66 @@ def test_nobody_needs_to_watch(stage: Stage) -> None:
     with closing(stage.runner.session):
         assert stage.call("echo", value=1).kind is Kind.OK
         assert stage.runner.reset()
+
+
+def test_a_reset_under_way_is_seen_from_outside_until_it_has_ended(
+    stage: Stage,
+) -> None:
+    assert stage.call("query", sql="SELECT 1").kind is Kind.OK
+    stage.slot.entered.clear()
+
+    assert stage.runner.begin_reset()
+    assert stage.slot.entered == [State.RESET]
+    assert stage.runner.finish_reset()
+    assert stage.slot.entered == [State.RESET, State.IDLE]
+    assert stage.runner.finish_reset()  # there is nothing more to wait for
+
+    stage.slot.entered.clear()
+    assert stage.call("echo", value=1).kind is Kind.OK
+    assert stage.runner.begin_reset()
+    assert stage.slot.entered == [State.RUN, State.REPLY, State.RESET, State.IDLE]
+
+
+def test_a_request_waits_for_the_reset_before_it(stage: Stage) -> None:
+    stage.call("query", sql="SET work_mem = '9MB'")
+    assert stage.runner.begin_reset()
+
+    outcome = stage.call("query", sql="SHOW work_mem")
+
+    assert decode_value(outcome.body) == ["4MB"]
+
+
+@pytest.mark.parametrize("name", ["add", "query"])
+def test_a_request_is_not_started_where_the_reset_failed(
+    stage: Stage, admin: psycopg.Connection[Any], name: str
+) -> None:
+    fails = "SELECT 1 / n FROM generate_series(1, 0, -1) n"  # in COMMIT
+    stage.call("cursor", sql=f"DECLARE c CURSOR WITH HOLD FOR {fails}")
+    assert stage.runner.begin_reset()
+
+    params = {"number": 1} if name == "add" else {"sql": "SELECT 1"}
+    error = stage.error(name, **params)
+
+    assert error["returned"]
+    assert (error["code"], error["started"]) == (Code.UNAVAILABLE, "no")
+    assert items(admin) == []
+    assert not stage.runner.begin_reset()
+
+
+def test_statements_of_a_pipeline_are_answered_at_its_end(
+    stage: Stage, admin: psycopg.Connection[Any]
+) -> None:
+    assert decode_value(stage.call("piped", numbers=[1, 2]).body) == [1, 2]
+    assert items(admin) == [1, 2]
+    assert stage.runner.reset()
+    error = stage.error("piped", numbers=[3, 3])
+    assert (error["code"], error["sqlstate"]) == (Code.UNKNOWN, "23505")
+    assert error["started"] == "yes"
+    assert stage.runner.reset()
+    assert items(admin) == [1, 2]
+
+
+def test_an_open_pipeline_costs_the_connection(stage: Stage) -> None:
+    error = stage.error("left_open")
+    assert "left a statement" in error["message"]
+    assert not stage.runner.reset()

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from psycopg import sql
 
-from falconas.database.statements import is_plain, is_single
+from falconas.database.statements import _look, is_plain, is_single, look
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,19 @@ def test_a_single_statement_is_known(query: Any, params: Any, single: bool) -> N
 )
 def test_what_may_end_a_transaction_is_not_plain(query: Any, plain: bool) -> None:
     assert is_plain(query) is plain
+
+
+@pytest.mark.parametrize(
+    "query", ["SELECT 1", "COMMIT", "SELECT 1; SELECT 2", b"SELECT 1"]
+)
+@pytest.mark.parametrize("params", [None, (1,)])
+def test_a_look_at_both_says_the_same_each_time(query: Any, params: Any) -> None:
+    for _ in range(2):
+        assert look(query, params) == (is_single(query, params), is_plain(query))
+
+
+def test_long_texts_are_not_kept() -> None:
+    _look.cache_clear()
+    look("SELECT 1", None)
+    look("SELECT " + "1 + " * 2000 + "1", None)
+    assert _look.cache_info().currsize == 1

@@ -8,7 +8,7 @@ from falconas.worker.context import Context
 
 def context(deadline: float) -> Context:
     nothing: Any = None
-    return Context(nothing, "id", None, nothing, "main", "echo", deadline)
+    return Context(nothing, "id", None, "main", "echo", deadline)
 
 
 def test_remaining_counts_down_and_never_below_zero() -> None:

@@ -1,0 +1,167 @@
+"""psycopg's cursor, which needs one round trip for what takes psycopg two or three.
+
+A BEGIN that is due and the preparation of a statement travel with the statement. Of
+each answer the command tag is noted, if it is one to take note of.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import psycopg
+from psycopg import errors, pq
+from psycopg._preparing import Prepare
+from psycopg.adapt import Transformer
+from psycopg.generators import execute, fetch_many
+
+from falconas.database.prepared import tag_of
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from psycopg._pipeline_base import BasePipeline
+    from psycopg._queries import PostgresQuery
+    from psycopg.abc import Params, Query
+    from psycopg.pq.abc import PGresult
+
+    from falconas.database.connection import Connection
+
+Row = TypeVar("Row")
+
+_FAILED = pq.ExecStatus.FATAL_ERROR
+_SYNC = pq.ExecStatus.PIPELINE_SYNC
+_ROWS = pq.ExecStatus.TUPLES_OK
+# Nearly all answers are one of these, and say nothing about transaction or session.
+_SILENT = (b"INSERT", b"UPDATE", b"DELETE")
+
+
+class Cursor(psycopg.Cursor[Row]):
+    """A cursor of our `Connection`, in whose `due` and `seen` it looks and writes."""
+
+    __slots__ = ()
+
+    def _execute_gen(
+        self,
+        query: Query,
+        params: Params | None = None,
+        *,
+        prepare: bool | None = None,
+        binary: bool | None = None,
+    ) -> Generator[Any, Any, None]:
+        """Do what psycopg's does, in one generator: each costs a microsecond."""
+        here = self._conn
+        if self._closed or here._pipeline or not here.autocommit:  # noqa: SLF001
+            yield from super()._execute_gen(
+                query, params, prepare=prepare, binary=binary
+            )
+            return
+        self._reset()
+        if not self._last_query or self._last_query is not query:
+            self._last_query = None
+            self._tx = Transformer(self)
+        pgq = self._convert_query(query, params)
+        yield from self._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
+        self._last_query = query
+        if here._prepared._to_flush:  # noqa: SLF001
+            yield from here._prepared.maintain_gen(here)  # noqa: SLF001
+
+    def _maybe_prepare_gen(
+        self,
+        pgq: PostgresQuery,
+        *,
+        prepare: bool | None = None,
+        binary: bool | None = None,
+    ) -> Generator[Any, Any, None]:
+        here = cast("Connection", self._conn)
+        begin, here.due = here.due, None
+        if pipeline := here._pipeline:  # noqa: SLF001
+            if begin:
+                queue(pipeline, begin)
+            yield from super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
+            return
+        prepared = here._prepared  # noqa: SLF001
+        prep, name = self._get_prepared(pgq, prepare)
+        if begin or prep is Prepare.SHOULD:
+            answers = yield from self._in_one(begin, pgq, prep, name, binary)
+            key = prepared.maybe_add_to_cache(pgq, prep, name)
+        else:
+            self._send(pgq, prep, name, binary)
+            key = prepared.maybe_add_to_cache(pgq, prep, name)
+            answers = yield from execute(self._pgconn)
+        if key is not None:
+            prepared.validate(key, prep, name, answers)
+        self._check_results(answers)
+        self._set_results(answers)
+
+    def _send(
+        self,
+        pgq: PostgresQuery,
+        prep: Prepare,
+        name: bytes,
+        binary: bool | None,
+        *,
+        extended: bool = False,
+    ) -> None:
+        if prep is Prepare.NO:
+            self._execute_send(pgq, binary=binary, force_extended=extended)
+        else:
+            self._send_query_prepared(name, pgq, binary=binary)
+
+    def _in_one(
+        self,
+        begin: bytes | None,
+        pgq: PostgresQuery,
+        prep: Prepare,
+        name: bytes,
+        binary: bool | None,
+    ) -> Generator[Any, Any, list[PGresult]]:
+        """Send all that is needed at once, and return the answer to the query."""
+        pgconn = self._pgconn
+        before = (begin is not None) + (prep is Prepare.SHOULD)
+        answers: list[list[PGresult]] = []
+        pgconn.enter_pipeline_mode()
+        try:
+            if begin:
+                pgconn.send_query_params(begin, None)
+            if prep is Prepare.SHOULD:
+                self._send_prepare(name, pgq)
+            self._send(pgq, prep, name, binary, extended=True)
+            pgconn.pipeline_sync()
+            answers.append((yield from execute(pgconn)))
+            while len(answers) < before + 2:
+                answers.append((yield from fetch_many(pgconn)))
+        except BaseException as error:
+            with suppress(psycopg.Error):  # what is left open costs the connection
+                pgconn.exit_pipeline_mode()
+            if isinstance(error, psycopg.OperationalError):
+                self._raise_first(answers)  # the server says better why it ended
+            raise
+        *earlier, answer, last = answers
+        if last and last[0].status == _SYNC:
+            pgconn.exit_pipeline_mode()
+        self._raise_first(earlier)
+        return answer
+
+    def _raise_first(self, answers: list[list[PGresult]]) -> None:
+        for answer in answers:
+            if answer and answer[0].status == _FAILED:
+                raise errors.error_from_result(answer[0], encoding=self._encoding)
+
+    def _set_results(self, results: list[PGresult]) -> None:
+        for result in results:
+            tag = result.command_status or b""
+            if tag.startswith(_SILENT) or (
+                result.status == _ROWS and tag.startswith(b"SELECT")
+            ):
+                continue
+            cast("Connection", self._conn).seen.append(tag_of(result))
+        super()._set_results(results)
+
+
+def queue(pipeline: BasePipeline, sql: bytes) -> None:
+    """Have a pipeline send a command of whose answer only errors are heard."""
+    send = partial(pipeline.pgconn.send_query_params, sql, None)
+    pipeline.command_queue.append(send)
+    pipeline.result_queue.append(None)

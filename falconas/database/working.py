@@ -1,0 +1,206 @@
+"""A connection on which the statements of a request run, and what is noted of them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import errors, pq
+
+from falconas.database.line import Line
+from falconas.database.reset import may_rename
+from falconas.database.sqlstate import Notice, classify, ends_connection, is_conflict
+from falconas.database.statements import look
+from falconas.database.transaction import BEGIN_READ, TransactionState
+
+if TYPE_CHECKING:
+    from psycopg.abc import Params, Query
+
+    from falconas.database.connection import Connection
+    from falconas.errors import FalconError
+
+_NOTICES = 100
+
+_Idle = pq.TransactionStatus.IDLE
+
+
+class Working(Line):
+    """A connection and what a request's script does on it.
+
+    Attributes:
+        notices: The last messages of the request.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection)
+        self._state = TransactionState()
+        self._forget = False
+        self.notices: deque[Notice] = deque(maxlen=_NOTICES)
+        connection.add_notice_handler(self._note)
+
+    @property
+    def connection(self) -> Connection:
+        """For what sends nothing: to make a cursor."""
+        return self._connection
+
+    @property
+    def touched(self) -> bool:
+        """The request's script has sent a statement."""
+        return self._state.touched
+
+    def execute(
+        self,
+        cursor: Any,  # psycopg's, whose overloads are too many
+        query: Query,
+        params: Params | None = None,
+        *,
+        prepare: bool | None = None,
+        binary: bool | None = None,
+    ) -> None:
+        """Run a statement of the script; without parameters also several."""
+        single, plain = look(query, params)
+        self._enter(joined=single, opaque=not single, plain=plain)
+        try:
+            cursor.execute(query, params, prepare=prepare, binary=binary)
+        except BaseException as error:
+            self._broke(error, opaque=not single, plain=plain)
+            raise
+        self._left()
+
+    @contextmanager
+    def statement(
+        self,
+        *,
+        joined: bool = False,
+        opaque: bool = False,
+        plain: bool = True,
+        blind: bool = False,
+    ) -> Iterator[Connection]:
+        """Lend the connection for a statement of the script.
+
+        Args:
+            joined: Let a BEGIN that is due travel with the statement of a cursor.
+            opaque: It may end the transaction and not show it if it fails.
+            plain: It cannot end the transaction, whatever becomes of it.
+            blind: Nobody sees its command tags.
+        """
+        self._enter(joined=joined, opaque=opaque, plain=plain)
+        try:
+            yield self._connection
+        except BaseException as error:
+            self._broke(error, opaque=opaque, plain=plain)
+            raise
+        self._left(opaque=opaque and blind)
+
+    @contextmanager
+    def pipeline(self, over: Callable[[], bool]) -> Iterator[None]:
+        """Send the statements of the block without waiting for their answers.
+
+        Args:
+            over: Tells whether the request is: then the answers are of no use, and what
+                is left open costs the connection.
+        """
+        state, here = self._state, self._connection
+        with self.statement(joined=True):
+            here.enter_pipeline()
+            if state.pending is not None:
+                state.take_pending()
+            try:
+                yield
+            except BaseException as error:
+                if not over():
+                    here.leave_pipeline(error)
+                raise
+            here.leave_pipeline(None)
+
+    @property
+    def doubtful(self) -> bool:
+        """A failed write may have been committed in part all the same."""
+        return self._state.doubtful
+
+    @property
+    def conflict(self) -> bool:
+        """The node's recovery ended the transaction: a primary has none."""
+        return self._state.conflict is not None
+
+    def classify(self, error: psycopg.Error, *, late: bool = False) -> FalconError:
+        """Return what the caller gets for an error of this request."""
+        self._failed(error)
+        if self.lost:
+            error = self._state.conflict or error
+        return classify(error, access=self._state.access, late=late, lost=self.lost)
+
+    def _enter(self, *, joined: bool, opaque: bool, plain: bool) -> None:
+        state, here = self._state, self._connection
+        if state.breach is not None:
+            raise state.breach
+        if here.lock.locked():
+            raise psycopg.ProgrammingError(
+                "another statement of this request is running: end its stream or COPY"
+            )
+        state.touched = True
+        unread = state.unseen and here.in_pipeline
+        state.unseen = opaque or not plain or unread
+        if state.pending is None:
+            return
+        if joined and state.pending is BEGIN_READ:
+            here.due = BEGIN_READ
+        elif pending := state.take_pending():
+            here.due = None
+            self._try_command(pending, opaque=opaque, plain=plain)
+
+    def _try_command(self, sql: bytes, *, opaque: bool, plain: bool) -> None:
+        try:
+            self._command(sql)
+        except BaseException as error:
+            self._broke(error, opaque=opaque, plain=plain)
+            raise
+
+    def _left(self, *, opaque: bool = False) -> None:
+        """Note what a statement's answers say of the transaction; raises a breach."""
+        state, here = self._state, self._connection
+        if here.in_pipeline:  # they come later
+            state.opaque = state.opaque or opaque
+            return
+        if state.pending is not None and here.due is None:
+            state.take_pending()
+        tags: list[str] = here.seen
+        if tags:
+            here.seen = []
+        self._forget = self._forget or opaque or may_rename(tags)
+        state.tagged(tags, idle=self._is_idle(), opaque=opaque)
+        if state.needs_mark(tags):
+            self._command(state.mark)
+
+    def _broke(self, error: BaseException, *, opaque: bool, plain: bool) -> None:
+        state, here = self._state, self._connection
+        self._forget = True  # what was prepared is not rolled back
+        if isinstance(error, psycopg.Error):
+            self._failed(error)
+        elif not plain:  # nobody knows how far it came
+            opaque = True
+        state.opaque = state.opaque or opaque
+        if here.in_pipeline:
+            return
+        if state.pending is not None and here.due is None:
+            state.take_pending()
+        here.due = None
+        tags, here.seen = here.seen, []
+        state.note(tags, idle=self._is_idle())
+
+    def _failed(self, error: psycopg.Error) -> None:
+        if self._state.failure is None:
+            self._state.failure = error
+        if is_conflict(error, standby=self.role == "standby"):
+            self._state.conflict = error
+        if self.lost or ends_connection(error, access=self._state.access):
+            self.sound = False
+
+    def _note(self, diagnostic: errors.Diagnostic) -> None:
+        notice = Notice.of(diagnostic)
+        self.notices.append(notice)
+        if notice.cancels_replication:
+            self._state.unreplicated = True
