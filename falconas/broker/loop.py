@@ -23,6 +23,7 @@ from falconas.broker.sockets import (
     Reader,
     Writer,
     claim_path,
+    new_context,
     open_router,
     protect_path,
     seed_identities,
@@ -59,7 +60,7 @@ class BrokerLoop:
         broker = settings.broker
         check_broker(broker)
         seed_identities()
-        self.context: zmq.Context[Any] = zmq.Context()
+        self.context = new_context()
         self.core = BrokerCore(broker, os.urandom(8), monotonic())
         self.interrupted = False
         self._notifier = Notifier()

@@ -18,7 +18,7 @@ from typing import Any
 
 from falconas.broker.records import Demand, Lane, Pending, Worker
 
-HORIZON = 0.001
+HORIZON = 0.002
 DEPTH = 16
 LEASE = 0.01
 OUTLIER = 0.01

@@ -47,6 +47,17 @@ def seed_identities() -> None:
     ctypes.CDLL(None).srandom(int.from_bytes(os.urandom(4), "little"))
 
 
+def new_context() -> zmq.Context[Any]:
+    """Return a context whose thread lets us finish before it sends what we sent.
+
+    Woken by each message it would take the processor for each: five times as many
+    switches as when it takes what has come together.
+    """
+    context: zmq.Context[Any] = zmq.Context()
+    context.set(zmq.THREAD_SCHED_POLICY, os.SCHED_BATCH)
+    return context
+
+
 def open_router(
     context: zmq.Context[Any], endpoint: str, limit: int, high_water: int = HIGH_WATER
 ) -> Any:

@@ -88,6 +88,8 @@ class Dealer:
         seed_routing_ids()
         self.endpoint = endpoint
         self._context = zmq.Context()
+        # Woken by each message its thread would take the processor for each.
+        self._context.set(zmq.THREAD_SCHED_POLICY, os.SCHED_BATCH)
         self.socket = self._context.socket(zmq.DEALER)
         # Without pyzmq's layer in Python, which costs as much as sending.
         self._send = MethodType(zmq.backend.Socket.send, self.socket)
@@ -125,14 +127,16 @@ class Dealer:
         receive = self.socket.recv
         for _ in range(TURN):
             try:
-                frames = [receive(_NOBLOCK, copy=False)]
-                while frames[-1].more:
-                    frames.append(receive(_NOBLOCK, copy=False))
+                frame = receive(_NOBLOCK, copy=False)
+                frames = [frame.bytes]
+                while frame.more:
+                    frame = receive(_NOBLOCK, copy=False)
+                    frames.append(frame.bytes)
             except zmq.Again:
                 return
             try:
                 header, body = frames
-                yield decode(header.bytes, accept), body.bytes
+                yield decode(header, accept), body
             except (ValueError, Malformed) as error:
                 log.warning("dropped a message of the broker: %s", error)
 

@@ -33,8 +33,8 @@ SIGN_OF_LIFE = 5.0
 # So often a busy worker looks at all else. To connect again takes longer, see
 # RECONNECT_IVL: no broker is new in between.
 LISTEN = 0.05
-HOLD, HELD = 0.001, 8  # so long, and so many, answers are held back
-LET_GO = 0.003  # when a script turned out to be long after all
+HOLD, HELD = 0.002, 8  # so long, and so many, answers are held back
+LET_GO = 0.004  # when a script turned out to be long after all
 SHORT, FADING = 0.001, 0.8  # of scripts, and of what is known of them
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,10 @@ class Connection(Protocol):
     """A `Session`."""
 
     sound: bool
+
+    @property
+    def resetting(self) -> bool:
+        """A reset has begun whose end nobody has waited for yet."""
 
     @property
     def role(self) -> str:
@@ -69,8 +73,11 @@ class Serving(Protocol):
     def run(self, request: Request, body: bytes, deadline: float) -> Outcome:
         """Run the script."""
 
-    def reset(self) -> bool:
-        """Make the connection as new; False: it must be replaced."""
+    def begin_reset(self) -> bool:
+        """Begin to make the connection as new; False: it must be replaced.
+
+        `run` and the connection's `check` wait for its end.
+        """
 
 
 class Keeping(Protocol):
@@ -169,7 +176,8 @@ class WorkerLoop:
     def _turn(self) -> None:
         now = monotonic()
         ready = self._dealer.wait(self._wake_at() - now)
-        self._slot.enter(State.IDLE)
+        if self._connection is None or not self._connection.resetting:
+            self._slot.enter(State.IDLE)
         if os.getppid() != self._parent:  # the kernel was to see to that
             self._stopping = True
         if self._wakeup.fileno() in ready:
@@ -177,7 +185,10 @@ class WorkerLoop:
         # Before any request meets it: an idle connection is readable when it is dead.
         if self._watched in ready:
             self._check_connection()
-        self._listen()
+        if self._dealer.monitor in ready or monotonic() >= self._listen_at:
+            self._listen()
+        else:
+            self._receive()
         while (now := monotonic()) < self._listen_at:
             work = self._core.take_work(now)
             if work is None:
@@ -316,9 +327,9 @@ class WorkerLoop:
         if not self._holds(work.request, now, now - began):
             self._flush()
         alone = self._upkeep.tidy(work.request)
-        if not self._runner.reset() or not alone:
+        if not self._runner.begin_reset() or not alone:
             self._drop_connection("it could not be reset", monotonic(), planned=True)
-        self._slot.enter(State.IDLE)
+            self._slot.enter(State.IDLE)
 
     # The database
 
@@ -350,6 +361,7 @@ class WorkerLoop:
         """Find out why an idle connection is readable: a notice, or its end."""
         if self._connection is not None and not self._connection.check():
             self._drop_connection("database connection lost", monotonic())
+        self._slot.enter(State.IDLE)
 
     def _drop_connection(
         self, reason: str, now: float, *, planned: bool = False

@@ -44,6 +44,7 @@ class FakeConnection:
     """A connection that can be seen to die."""
 
     role = "standby"
+    resetting = False
 
     def __init__(self) -> None:
         self.near, self.far = socket.socketpair()
@@ -117,7 +118,7 @@ class Stage:
     def lend(self, relent_at: float, relent: Any) -> None:
         self.relent_at, self.relent = relent_at, relent
 
-    def reset(self) -> bool:
+    def begin_reset(self) -> bool:
         return self.resets
 
     def connected(self, fd: int) -> None:
@@ -328,14 +329,43 @@ def test_what_waits_behind_a_long_script_is_given_back(
 ) -> None:
     peer = ready(stage, broker)
     with running(stage, broker, peer) as first:
-        second = broker.request(peer, "echo", ahead=1, lease=5.0)
-        third = broker.request(peer, "echo", ahead=2, lease=5.0)
+        second = broker.request(peer, "echo", ahead=1, lease=0.5)
+        third = broker.request(peer, "echo", ahead=2, lease=0.5)
     stage.runs.get(timeout=PATIENCE)  # the second has another one behind it
-    assert 0.0 < stage.relent_at - time.monotonic() <= 5.0
-    stage.before_outcome = [stage.relent]
+    left = stage.relent_at - time.monotonic()
+    assert 0.0 < left <= 0.5
+
+    def take_long() -> None:
+        time.sleep(left)
+        stage.relent()
+
+    stage.before_outcome = [take_long]
     stage.outcomes.put(OK)
     broker.take(Reply, id=first)
     assert broker.take(Return)[1].id == third
+    broker.take(Reply, id=second)
+
+
+def test_an_answer_waits_for_the_next_one_if_that_is_soon(
+    stage: Stage, broker: Any
+) -> None:
+    stage.loop._longest["short"] = 0.0
+    peer = ready(stage, broker)
+    with running(stage, broker, peer) as zeroth:
+        first = broker.request(peer, "echo", ahead=1, lease=20.0)
+        second = broker.request(peer, "short", ahead=2, lease=20.0)
+    broker.take(Reply, id=zeroth)
+    stage.runs.get(timeout=PATIENCE)
+    stage.outcomes.put(OK)
+    stage.runs.get(timeout=PATIENCE)  # the second runs
+    assert not broker.backend.poll(50)
+    assert stage.relent_at < time.monotonic() + 1.0, "it would wait for long"
+
+    seen = threading.Event()
+    stage.before_outcome = [lambda: seen.wait(PATIENCE), stage.relent]
+    stage.outcomes.put(OK)
+    broker.take(Reply, id=first)  # while the second turns out to be long
+    seen.set()
     broker.take(Reply, id=second)
 
 
