@@ -65,7 +65,7 @@ def test_a_good_request_is_accepted(flow: Flow, client: Client) -> None:
 
 
 def test_what_is_wrong_with_the_request(flow: Flow, client: Client) -> None:
-    assert refused(flow, client, script="../etc") is Code.INVALID_ARGUMENT
+    assert refused(flow, client, script="../etc", known=None) is Code.INVALID_ARGUMENT
     assert refused(flow, client, size=101) is Code.INVALID_ARGUMENT
     assert refused(flow, client, budget=0) is Code.DEADLINE_EXCEEDED
     assert refused(flow, client, budget=-1.0) is Code.DEADLINE_EXCEEDED

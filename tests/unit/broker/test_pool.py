@@ -34,17 +34,21 @@ def idle(pool: Pool, *names: bytes, lane: LaneKey = A) -> list[Worker]:
     return workers
 
 
+def busy(pool: Pool, one: Worker) -> None:
+    pool.lanes[one.lane].idle.pop(one)
+
+
 def test_the_least_recently_used_idle_worker_is_chosen(pool: Pool) -> None:
     first, second = idle(pool, b"1", b"2")
     key = pool.route("read")
 
     assert pool.choose(key) is first
-    pool.set_busy(first)
+    busy(pool, first)
     assert pool.choose(key) is second
     pool.set_idle(first, 5.0)
     assert pool.choose(key) is second
-    pool.set_busy(first)
-    pool.set_busy(second)
+    busy(pool, first)
+    busy(pool, second)
     assert pool.choose(key) is None
 
 
@@ -65,7 +69,7 @@ def test_the_order_holds_across_lanes(pool: Pool) -> None:
 
     assert pool.choose(pool.route("read")) is old
     assert pool.choose(pool.route("only_a")) is young
-    pool.set_busy(old)
+    busy(pool, old)
     assert pool.choose(pool.route("read")) is young
 
 
@@ -108,7 +112,7 @@ def test_who_is_not_ready_or_has_work_is_not_idle(pool: Pool) -> None:
     one, other = idle(pool, b"1", b"2")
     pool.set_ready(one, False)
     pool.set_idle(one, 3.0)
-    pool.set_busy(other)
+    busy(pool, other)
     other.hands[b"1"] = pending()
     pool.set_idle(other, 3.0)
 
