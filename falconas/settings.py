@@ -77,6 +77,11 @@ class Broker:
     start_wait: float = _option(
         3.0, _WAIT, "After the start, how long an unknown script may wait likewise."
     )
+    ahead: float = _option(
+        0.002,
+        Duration(0.0, 1.0),
+        "Short work that a busy worker gets ahead of its turn, in time; 0: none.",
+    )
     drain_timeout: float = _option(
         30.0, _WAIT, "On SIGTERM, time for outstanding requests to end."
     )

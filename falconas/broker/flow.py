@@ -43,7 +43,7 @@ class Flow:
         self.began = now
         self.backlog = Backlog(settings.queue_requests, settings.queue_bytes)
         self.clients = Clients()
-        self.pool = Pool()
+        self.pool = Pool(settings.ahead)
         self.hosts = Hosts()
         self.expiry = Expiry()
         self.counters: Counter[str] = Counter()

@@ -9,7 +9,7 @@ from math import inf, isclose
 
 from falconas.broker.core import BrokerCore
 from falconas.broker.flow import VERDICT_GRACE
-from falconas.broker.prefetch import DEPTH, HORIZON, MARGIN
+from falconas.broker.prefetch import DEPTH, MARGIN
 from falconas.broker.records import Lane, Worker
 
 
@@ -108,11 +108,11 @@ def _check_hands(lane: Lane, worker: Worker) -> None:
     )
     if len(hands) > 1:
         assert len(hands) <= DEPTH, "too many in hand"
-        assert load <= HORIZON + 1e-9, "too much in hand"
+        assert load <= lane.horizon + 1e-9, "too much in hand"
         behind = [pending.info for pending in hands]
         assert all(i and i.idempotent for i in behind), "more than one in hand"
         assert all(p.attempt == 1 for p in hands[1:]), "a suspect behind others"
     if worker in lane.spare:
         assert worker.ready, "spare, but not ready"
         assert 0 < len(hands) < DEPTH, "spare, but idle or full"
-        assert load < HORIZON + 1e-9, "spare, but laden"
+        assert load < lane.horizon + 1e-9, "spare, but laden"

@@ -36,7 +36,7 @@ NOBODY = "no worker is ready there"
 class Pool:
     """Workers by identity and by uuid, lanes, and what each lane can run."""
 
-    def __init__(self) -> None:
+    def __init__(self, horizon: float = 0.0) -> None:
         self.by_identity: dict[bytes, Worker] = {}
         self.by_uuid: dict[bytes, Worker] = {}
         self.lanes: dict[LaneKey, Lane] = {}
@@ -47,6 +47,7 @@ class Pool:
         self.tallies: dict[str, Tally] = {}  # of workers that are gone, by node
         self.routes: dict[str, QueueKey] = {}
         self._newest: dict[str, ScriptInfo] = {}
+        self._horizon = horizon
         self._grades: dict[str, Grade] = {}
         self._astray = False  # some node is
         self._max_lags: list[float] = []
@@ -212,7 +213,9 @@ class Pool:
         fresh = lane is None
         if lane is None:
             scripts = self.manifests.get(worker.lane.manifest)
-            lane = self.lanes[worker.lane] = Lane(worker.lane, scripts)
+            lane = self.lanes[worker.lane] = Lane(
+                worker.lane, scripts, horizon=self._horizon
+            )
             self.routes.clear()
         worker.home = lane
         lane.workers.add(worker)

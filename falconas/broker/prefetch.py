@@ -2,10 +2,10 @@
 
 To wake a process costs more than a short script does. So where nobody suitable is idle
 a busy worker gets further requests, as long as all that it has in hand is expected to
-take at most `HORIZON`. Only what is idempotent, and only behind what is: each such
-request has a lease. The worker does not start it later and gives it back, also while
-another one runs; if it cannot even do that, the broker takes back what nobody has
-started, `MARGIN` after the lease. So nothing is run twice.
+take at most its lane's `horizon`. Only what is idempotent, and only behind what is:
+each such request has a lease. The worker does not start it later and gives it back,
+also while another one runs; if it cannot even do that, the broker takes back what
+nobody has started, `MARGIN` after the lease. So nothing is run twice.
 
 How long a script takes is what it took of late in the lane, on the average. What takes
 longer than a busy processor explains counts at once, and is forgotten slowly.
@@ -18,7 +18,6 @@ from typing import Any
 
 from falconas.broker.records import Demand, Lane, Pending, Worker
 
-HORIZON = 0.002
 DEPTH = 16
 LEASE = 0.01
 OUTLIER = 0.01
@@ -56,7 +55,10 @@ def expectation(lane: Lane, pending: Pending) -> float:
 def may_follow(worker: Worker, pending: Pending) -> bool:
     """Tell whether a request may go behind what a worker has in hand."""
     lane = worker.home
-    return worker in lane.spare and worker.load + expectation(lane, pending) <= HORIZON
+    return (
+        worker in lane.spare
+        and worker.load + expectation(lane, pending) <= lane.horizon
+    )
 
 
 def add(worker: Worker, pending: Pending) -> None:
@@ -65,7 +67,7 @@ def add(worker: Worker, pending: Pending) -> None:
     pending.expected = expectation(lane, pending)
     worker.load += pending.expected
     lane.idle.pop(worker, None)
-    if not worker.ready or worker.load >= HORIZON or len(worker.hands) >= DEPTH:
+    if not worker.ready or worker.load >= lane.horizon or len(worker.hands) >= DEPTH:
         lane.spare.pop(worker, None)
     elif worker in lane.spare:
         lane.spare.move_to_end(worker)
@@ -84,8 +86,9 @@ def remove(worker: Worker, pending: Pending) -> None:
 
 def reopen(worker: Worker) -> None:
     """Let a worker that can serve have more, as far as there is room."""
-    if 0 < len(worker.hands) < DEPTH and worker.load < HORIZON:
-        worker.home.spare.setdefault(worker, None)
+    lane = worker.home
+    if 0 < len(worker.hands) < DEPTH and worker.load < lane.horizon:
+        lane.spare.setdefault(worker, None)
 
 
 def close(worker: Worker) -> None:

@@ -224,6 +224,7 @@ class Lane:
     key: LaneKey
     scripts: dict[str, ScriptInfo] | None
     idle: OrderedDict[Worker, float] = field(default_factory=OrderedDict)
+    horizon: float = 0.0  # seconds of work that one of them may have in hand
     spare: OrderedDict[Worker, None] = field(default_factory=OrderedDict)
     paces: dict[str, float] = field(default_factory=dict)
     workers: set[Worker] = field(default_factory=set)

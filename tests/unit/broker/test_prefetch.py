@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from falconas.broker import prefetch
 from falconas.broker.prefetch import (
     DEPTH,
-    HORIZON,
     LEASE,
     MARGIN,
     OUTLIER,
@@ -32,6 +31,7 @@ from falconas.protocol import Cancel, Reply, Request
 from tests.unit.broker.desk import Desk, pending, serving
 
 SHORT = 100
+HORIZON = 0.002
 FEW = int(HORIZON / (SHORT * 1e-6 + OVERHEAD))  # that fit in
 
 
@@ -58,12 +58,25 @@ def requests(desk: Desk) -> list[Send]:
     return [s for s in desk.take() if isinstance(s.message, Request)]
 
 
+def request(send: Send) -> Request:
+    assert isinstance(send.message, Request)
+    return send.message
+
+
+def origin(send: Send) -> object:
+    return request(send).extras["origin"]
+
+
 def ahead(sends: list[Send]) -> list[int]:
-    return [send.message.extras.get("ahead", 0) for send in sends]
+    return [request(send).extras.get("ahead", 0) for send in sends]
 
 
 def lane(*, idempotent: bool = True) -> Lane:
-    return Lane(LaneKey("m", "g", "n"), {"read": ScriptInfo("read", idempotent)})
+    return Lane(
+        LaneKey("m", "g", "n"),
+        {"read": ScriptInfo("read", idempotent)},
+        horizon=HORIZON,
+    )
 
 
 def test_a_busy_worker_gets_short_work_ahead_of_its_turn_under_a_lease() -> None:
@@ -71,8 +84,8 @@ def test_a_busy_worker_gets_short_work_ahead_of_its_turn_under_a_lease() -> None
     first, second, third = ask(desk, 3)
 
     assert ahead([first, second, third]) == [0, 1, 2]
-    assert "start_by" not in first.message.extras
-    assert second.message.extras["start_by"] == desk.now + LEASE
+    assert "start_by" not in request(first).extras
+    assert request(second).extras["start_by"] == desk.now + LEASE
     assert desk.flow.counters["ahead"] == 2
 
 
@@ -112,10 +125,10 @@ def test_what_is_not_idempotent_or_not_known_waits_its_turn(script: str) -> None
 
     desk.reply(first, run_us=SHORT)
     (send,) = requests(desk)
-    assert send.message.script == script
-    assert "start_by" not in send.message.extras
+    assert request(send).script == script
+    assert "start_by" not in request(send).extras
     desk.reply(send, run_us=SHORT)
-    assert [s.message.script for s in requests(desk)] == ["read"]
+    assert [request(s).script for s in requests(desk)] == ["read"]
 
 
 def test_nothing_goes_behind_a_write() -> None:
@@ -145,8 +158,8 @@ def test_what_is_given_back_goes_elsewhere_and_its_worker_gets_no_more() -> None
 
     (again,) = requests(desk)
     assert again.identity != second.identity
-    assert again.message.extras["attempt"] == 1
-    assert "start_by" not in again.message.extras
+    assert request(again).extras["attempt"] == 1
+    assert "start_by" not in request(again).extras
     assert ahead(ask(desk, 1)) == [1], "not to the one that is slow"
     desk.reply(again, run_us=SHORT)
     desk.reply(first, run_us=SHORT)
@@ -161,11 +174,9 @@ def test_a_worker_that_is_silent_loses_what_it_cannot_have_started() -> None:
     desk.tick(LEASE + MARGIN + 0.011)
 
     again = requests(desk)
-    assert [s.message.extras["origin"] for s in again] == [
-        s.message.extras["origin"] for s in (second, third)
-    ][:1]
+    assert [origin(s) for s in again] == [origin(s) for s in (second, third)][:1]
     assert again[0].identity != second.identity
-    assert again[0].message.extras["attempt"] == 2
+    assert request(again[0]).extras["attempt"] == 2
     assert desk.flow.counters["revoked"] == 2
     assert first.message.id in desk.known("w1").hands
     desk.reply(second, run_us=SHORT)  # it had begun after all: too late
@@ -203,14 +214,14 @@ def test_a_lost_worker_had_started_what_came_before_and_nothing_behind() -> None
 
     desk.lost("w1", second.message.id)
 
-    again = {s.message.extras["origin"]: s.message.extras for s in requests(desk)}
+    again = {origin(s): request(s).extras for s in requests(desk)}
     while len(again) < 3:  # they wait their turn
         (send,) = [*desk.known("w2").hands.values()]
         desk.reply(Send(Socket.BACKEND, b"w2", (), _request(send.dispatch), b""))
-        again |= {s.message.extras["origin"]: s.message.extras for s in requests(desk)}
-    attempts = [again[s.message.extras["origin"]]["attempt"] for s in (first, second)]
+        again |= {origin(s): request(s).extras for s in requests(desk)}
+    attempts = [again[origin(s)]["attempt"] for s in (first, second)]
     assert attempts == [2, 2]
-    assert again[third.message.extras["origin"]]["attempt"] == 1
+    assert again[origin(third)]["attempt"] == 1
 
 
 def _request(dispatch: bytes) -> Request:
@@ -227,16 +238,15 @@ def test_a_worker_that_comes_back_keeps_what_it_holds() -> None:
     assert desk.flow.backlog.count == 2
     desk.reply(first, "new", run_us=SHORT)
     sends = requests(desk)
-    assert [s.message.extras["origin"] for s in sends] == [
-        s.message.extras["origin"] for s in (second, third)
-    ]
+    assert [origin(s) for s in sends] == [origin(s) for s in (second, third)]
 
 
 def test_a_cancel_of_what_waits_there_is_passed_on_and_not_revoked() -> None:
     desk = trained("w1")
     _, second = ask(desk, 2)
-    origin = second.message.extras["origin"]
-    desk.core.cancel(Peer(Socket.FRONTEND, b"c1"), Cancel(origin, {}), desk.now)
+    id_ = request(second).extras["origin"]
+    assert isinstance(id_, bytes)
+    desk.core.cancel(Peer(Socket.FRONTEND, b"c1"), Cancel(id_, {}), desk.now)
     desk.take()
     desk.tick(LEASE + MARGIN + 0.011)
     assert desk.flow.counters["revoked"] == 0
@@ -276,11 +286,11 @@ def test_load_and_room_are_what_is_in_hand(steps: list[tuple[bool, int]]) -> Non
     number = 0
     for hand_out, run_us in steps:
         prefetch.learn(one, "read", run_us)
-        request = pending(number := number + 1)
-        fits = not worker.hands or prefetch.may_follow(worker, request)
+        one_more = pending(number := number + 1)
+        fits = not worker.hands or prefetch.may_follow(worker, one_more)
         if hand_out and fits:
-            worker.hands[b"%d" % number] = request
-            prefetch.add(worker, request)
+            worker.hands[b"%d" % number] = one_more
+            prefetch.add(worker, one_more)
         elif worker.hands:
             gone = worker.hands.pop(next(iter(worker.hands)))
             prefetch.remove(worker, gone)
@@ -293,13 +303,13 @@ def test_load_and_room_are_what_is_in_hand(steps: list[tuple[bool, int]]) -> Non
 
 
 def test_nothing_is_expected_of_what_may_not_run_twice() -> None:
-    request = pending()
+    asked = pending()
     one, other = lane(), lane(idempotent=False)
     for each in (one, other):
         prefetch.learn(each, "read", SHORT)
-    assert prefetch.expectation(one, request) < HORIZON
-    assert prefetch.expectation(other, request) == inf
-    request.demand = Demand.REPLAYED
-    assert prefetch.expectation(one, request) == inf
-    request.demand, request.attempt = Demand.NOTHING, 2
-    assert prefetch.expectation(one, request) == inf
+    assert prefetch.expectation(one, asked) < HORIZON
+    assert prefetch.expectation(other, asked) == inf
+    asked.demand = Demand.REPLAYED
+    assert prefetch.expectation(one, asked) == inf
+    asked.demand, asked.attempt = Demand.NOTHING, 2
+    assert prefetch.expectation(one, asked) == inf
