@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import bars, compare, figures, growth, memory, pictures, plot, respawn
+from bench import bars, compare, figures, growth, memory, pictures, plot, respawn, tail
 from bench.peers import MODELS, PEERS
 from bench.stack import ROOT
 from bench.works import DATABASE, WORKS
@@ -70,6 +70,10 @@ def show_growth(_: argparse.Namespace) -> None:
     growth.save(found, FIGURES / "growth.json")
 
 
+def show_tail(options: argparse.Namespace) -> None:
+    print(render(tail.table(tail.run(options.rounds)), WIDTH + 10))
+
+
 def block(name: str) -> re.Pattern[str]:
     """Return what finds the place of some figures in the document."""
     return re.compile(f"<!-- {name} -->\n.*?<!-- end -->", re.DOTALL)
@@ -106,6 +110,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
     "memory": show_memory,
     "models": show_models,
     "growth": show_growth,
+    "tail": show_tail,
     "publish": publish,
 }
 

@@ -87,7 +87,7 @@ class Flow:
         No bound refuses what was accepted before; `front` puts it at the head.
         """
         key = self.pool.key_of(pending)
-        worker = self.pool.choose(key) or self._follow(pending, key)
+        worker = self.pool.choose(key) or self._follow(pending, key, now)
         if worker is not None:
             self.dispatch(pending, worker, now)
         elif not key and self.pool.is_quarantined(pending.script):
@@ -124,7 +124,9 @@ class Flow:
         extras["attempt"] = pending.attempt
         extras["now"] = now
         due = pending.deadline + VERDICT_GRACE
-        if worker.hands:
+        if not worker.hands:
+            worker.heard_at = now
+        else:
             self.counters["ahead"] += 1
             extras["ahead"] = len(worker.hands)
             pending.start_by = extras["start_by"] = now + prefetch.LEASE
@@ -266,6 +268,7 @@ class Flow:
 
     def answered(self, worker: Worker, now: float) -> None:
         """Give more to a worker that has answered and can go on."""
+        worker.heard_at = now
         prefetch.reopen(worker)
         self.pool.set_idle(worker, now)
         self._serve(worker, now)
@@ -346,7 +349,7 @@ class Flow:
             error = verdicts.lost(pending, worker.name, loss, late=late)
             self.finish(pending, error, now)
 
-    def _follow(self, pending: Pending, key: QueueKey) -> Worker | None:
+    def _follow(self, pending: Pending, key: QueueKey, now: float) -> Worker | None:
         """Return a busy worker that may take a request ahead of its turn.
 
         Not past what waits already: that would never find a worker idle.
@@ -358,7 +361,7 @@ class Flow:
             if worker is None or (best and best.load <= worker.load):
                 continue
             if not self.backlog.awaits(lane_key):
-                best = worker if prefetch.may_follow(worker, pending) else best
+                best = worker if prefetch.may_follow(worker, pending, now) else best
         return best
 
     def _revoke(self, hands: list[Pending]) -> None:
@@ -372,7 +375,7 @@ class Flow:
     def _serve(self, worker: Worker, now: float) -> None:
         """Give a worker what has waited longest of what it can run."""
         while (queue := self.backlog.queue_of(worker.lane)) is not None:
-            if worker.hands and not prefetch.may_follow(worker, queue.first()):
+            if worker.hands and not prefetch.may_follow(worker, queue.first(), now):
                 return
             pending = self.backlog.pop(queue)
             self._wait += (now - pending.arrived - self._wait) / 8

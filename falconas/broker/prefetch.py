@@ -20,6 +20,7 @@ from falconas.broker.records import Demand, Lane, Pending, Worker
 
 DEPTH = 16
 LEASE = 0.01
+SILENCE = 0.005
 OUTLIER = 0.01
 # Between the look at the lease and the start a worker may lose its processor so long.
 MARGIN = 0.25
@@ -52,13 +53,16 @@ def expectation(lane: Lane, pending: Pending) -> float:
     return lane.paces.get(pending.script, inf)
 
 
-def may_follow(worker: Worker, pending: Pending) -> bool:
-    """Tell whether a request may go behind what a worker has in hand."""
+def may_follow(worker: Worker, pending: Pending, now: float) -> bool:
+    """Tell whether a request may go behind what a worker has in hand.
+
+    Not if it has been silent for long: then it is at something that takes longer than
+    expected, and has given back by now what waited behind that.
+    """
     lane = worker.home
-    return (
-        worker in lane.spare
-        and worker.load + expectation(lane, pending) <= lane.horizon
-    )
+    if worker not in lane.spare or now > worker.heard_at + SILENCE:
+        return False
+    return worker.load + expectation(lane, pending) <= lane.horizon
 
 
 def add(worker: Worker, pending: Pending) -> None:

@@ -154,6 +154,7 @@ class Worker:
     ready: bool = False
     hands: dict[bytes, Pending] = field(default_factory=dict)  # in order of dispatch
     load: float = 0.0  # seconds that what it has in hand is expected to take
+    heard_at: float = 0.0  # when it answered last, or got something to do
     answered: tuple[bytes, str] = (b"", "")  # the last dispatch, and its script
     served: int = 0
     errors: int = 0

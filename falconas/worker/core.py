@@ -58,15 +58,11 @@ class Send(NamedTuple):
 
 
 class Work(NamedTuple):
-    """A request to run now; times are on the local clock.
-
-    `relent_at` is when to call `relent` if it still runs: inf if nothing waits.
-    """
+    """A request to run now; `deadline` is on the local clock."""
 
     request: Request
     body: Any
     deadline: float
-    relent_at: float = inf
 
 
 class Answer(NamedTuple):
@@ -192,7 +188,7 @@ class WorkerCore:
                 deadline = self._clock.at_latest(request.budget)
             if deadline > now:
                 self._running = id_
-                return Work(request, body, deadline, self._relent_at())
+                return Work(request, body, deadline)
             self._count("late")
             text = f"the request reached its worker {now - deadline:.3f} s too late"
             self._refuse(id_, DeadlineExceeded(text, retry_safe=True), now)
@@ -344,12 +340,6 @@ class WorkerCore:
         if not isinstance(start_by, int | float):
             return inf
         return self._clock.at_earliest(start_by)
-
-    def _relent_at(self) -> float:
-        """Return when the first lease of what waits is over: it came first."""
-        for request, _ in self._waiting.values():
-            return self._lease(request)
-        return inf
 
     def _confirm(self, ahead: Any) -> float:
         """Forget the answers that have arrived; return when the last one was sent.

@@ -35,6 +35,8 @@ SIGN_OF_LIFE = 5.0
 LISTEN = 0.05
 HOLD, HELD = 0.002, 8  # so long, and so many, answers are held back
 LET_GO = 0.004  # when a script turned out to be long after all
+# After so long a script gives back what waits behind it, and what comes late once more.
+LONG, LATER = 0.01, 0.05
 SHORT, FADING = 0.001, 0.8  # of scripts, and of what is known of them
 
 log = logging.getLogger(__name__)
@@ -130,7 +132,8 @@ class WorkerLoop:
         self._backoff = Backoff(0.05, 5.0, random.random)
         self._connect_at = 0.0
         self._listen_at = 0.0
-        self._lease = inf
+        self._relents: list[float] = []
+        self._put_off: list[tuple[Any, bytes]] = []
         self._held, self._held_at = 0, 0.0
         self._longest: dict[str, float] = {}
         self._connected_at = 0.0
@@ -216,7 +219,8 @@ class WorkerLoop:
 
     def _receive(self) -> None:
         """Take in what the broker says."""
-        for message, body in self._dealer.messages(_ACCEPTED):
+        put_off, self._put_off = self._put_off, []
+        for message, body in (*put_off, *self._dealer.messages(_ACCEPTED)):
             now = monotonic()
             if type(message) is Request:
                 self._core.request(message, body, now)
@@ -245,25 +249,33 @@ class WorkerLoop:
         self._flush()
         self._listen_at = monotonic() + LISTEN
 
-    def _lend_until(self, lease: float) -> None:
+    def _lend_until(self, now: float) -> None:
         """Have `_relent` called if the next script takes longer than others can wait.
 
-        These are answers that are held back, and what waits with a `lease`.
+        These are answers that are held back, and what comes to wait behind it.
         """
-        self._lease = lease
-        when = min(lease, self._held_at + LET_GO) if self._held else lease
-        if when < inf:
-            self._lend(when, self._relent)
+        self._relents = [now + LATER, now + LONG]
+        if self._held:
+            self._relents.append(self._held_at + LET_GO)
+        self._lend(self._relents[-1], self._relent)
 
     def _relent(self) -> None:
-        """Let go what the script holds up; called in the middle of it."""
-        now = monotonic()
-        if now >= self._lease:
-            self._core.relent(now)
-            self._lease = inf
+        """Let go what a script holds up; called in the middle of it.
+
+        It may use all that this uses but for what we do not ourselves: so nothing is
+        logged here, and what is no request waits.
+        """
+        if len(self._relents) <= 2:  # noqa: PLR2004  # it takes long
+            for message, body in self._dealer.messages(_ACCEPTED):
+                if type(message) is Request:
+                    self._core.request(message, body, monotonic())
+                else:
+                    self._put_off.append((message, body))
+            self._core.relent(monotonic())
         self._flush()
-        if self._lease < inf:
-            self._lend(self._lease, self._relent)
+        self._relents.pop()
+        if self._relents:
+            self._lend(self._relents[-1], self._relent)
 
     def _holds(self, request: Request, now: float, took: float) -> bool:
         """Tell whether an answer can wait for the next one.
@@ -307,8 +319,8 @@ class WorkerLoop:
     def _serve(self, work: Work) -> None:
         assert self._runner is not None
         assert self._connection is not None
-        self._lend_until(work.relent_at)
         began = monotonic()
+        self._lend_until(began)
         outcome = self._runner.run(work.request, work.body, work.deadline)
         now = monotonic()
         if now >= self._listen_at:

@@ -15,6 +15,7 @@ from falconas.broker.prefetch import (
     MARGIN,
     OUTLIER,
     OVERHEAD,
+    SILENCE,
 )
 from falconas.broker.records import (
     Demand,
@@ -166,6 +167,16 @@ def test_what_is_given_back_goes_elsewhere_and_its_worker_gets_no_more() -> None
     assert ahead(ask(desk, 3)) == [0, 1, 1]
 
 
+def test_a_worker_that_is_silent_for_long_gets_no_more_until_it_answers() -> None:
+    desk = trained("w1")
+    (first,) = ask(desk, 1)
+    desk.tick(SILENCE + 0.001)
+    assert ask(desk, 1) == []
+    desk.reply(first, run_us=SHORT)
+    assert ahead(requests(desk)) == [0]
+    assert ahead(ask(desk, 1)) == [1]
+
+
 def test_a_worker_that_is_silent_loses_what_it_cannot_have_started() -> None:
     desk = trained("w1")
     first, second, third = ask(desk, 3)
@@ -287,7 +298,7 @@ def test_load_and_room_are_what_is_in_hand(steps: list[tuple[bool, int]]) -> Non
     for hand_out, run_us in steps:
         prefetch.learn(one, "read", run_us)
         one_more = pending(number := number + 1)
-        fits = not worker.hands or prefetch.may_follow(worker, one_more)
+        fits = not worker.hands or prefetch.may_follow(worker, one_more, 0.0)
         if hand_out and fits:
             worker.hands[b"%d" % number] = one_more
             prefetch.add(worker, one_more)
