@@ -18,7 +18,6 @@ of `take_sends()`. The rules:
 
 from __future__ import annotations
 
-from collections import deque
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,6 +36,7 @@ from falconas.protocol import (
     Status,
     Welcome,
 )
+from falconas.worker.answers import Answer, Answers
 from falconas.worker.clock import Clock
 
 if TYPE_CHECKING:
@@ -47,7 +47,6 @@ DISPATCH_BYTES = 16
 RETRY_INTERVAL = 0.5
 WELCOME_TIMEOUT = 10.0
 STATUS_INTERVAL = 5.0
-AHEAD_LIMIT = 64
 
 
 class Send(NamedTuple):
@@ -63,14 +62,6 @@ class Work(NamedTuple):
     request: Request
     body: Any
     deadline: float
-
-
-class Answer(NamedTuple):
-    """What was said at the time `at`, and has perhaps not arrived."""
-
-    message: Reply | Return
-    body: Any
-    at: float
 
 
 class WorkerCore:
@@ -98,7 +89,7 @@ class WorkerCore:
         self._announced = False
         self._waiting: dict[bytes, tuple[Request, Any]] = {}
         self._running = b""
-        self._answers: deque[Answer] = deque()
+        self._answers = Answers()
         self._clock = Clock()
         self._introduced_at = 0.0
         self._ready_at = inf
@@ -113,7 +104,7 @@ class WorkerCore:
         self._introductions += 1
         self._introduction = self._ready.worker + self._introductions.to_bytes(8, "big")
         holding = [self._running] if self._running else []
-        holding += [_dispatch(answer.message) for answer in self._answers]
+        holding += [answer.id for answer in self._answers]
         state = {"ready": self._able, "holding": holding, **self._why()}
         extras = {**self._ready.extras, "role": self._role, **state}
         self._announced = self._able
@@ -161,7 +152,9 @@ class WorkerCore:
         elif id_ in self._waiting or id_ == self._running:
             self._count("duplicates")
         else:
-            heard_at = self._confirm(request.extras.get("ahead"))
+            unanswered = len(self._waiting) + bool(self._running)
+            ahead = request.extras.get("ahead")
+            heard_at = self._answers.confirm(ahead, unanswered)
             self._clock.sample(request.extras.get("now"), heard_at, now)
             self._waiting[id_] = (request, body)
             if not self._able:
@@ -310,9 +303,10 @@ class WorkerCore:
         if _dispatch(answer)[:EPOCH_BYTES] != self.epoch:
             self._count("stale_answers")
             return
-        self._answers.append(Answer(answer, body, now))
+        said = Answer(answer, body, now)
+        self._answers.add(said)
         if self.welcomed:
-            self._say(self._answers[-1], now)
+            self._say(said, now)
 
     def _say(self, answer: Answer, now: float) -> None:
         message = answer.message
@@ -340,19 +334,6 @@ class WorkerCore:
         if not isinstance(start_by, int | float):
             return inf
         return self._clock.at_earliest(start_by)
-
-    def _confirm(self, ahead: Any) -> float:
-        """Forget the answers that have arrived; return when the last one was sent.
-
-        The broker counts `ahead` of a request what of this worker's it has no answer
-        to; what we have not answered is among that.
-        """
-        unanswered = len(self._waiting) + bool(self._running)
-        unheard = min(ahead - unanswered, AHEAD_LIMIT) if type(ahead) is int else 0
-        heard_at = -inf
-        while len(self._answers) > max(0, unheard):
-            heard_at = self._answers.popleft().at
-        return heard_at
 
     def _leave(self, now: float) -> None:
         self._return_waiting(now)

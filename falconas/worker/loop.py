@@ -10,22 +10,22 @@ import logging
 import os
 import random
 import socket
-from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from falconas.database.session import ConnectFailed, InvalidDsn
 from falconas.protocol import Cancel, Reply, Request, Welcome
 from falconas.worker.backoff import Backoff
 from falconas.worker.control import DRAIN_LINGER, Dealer, Watch
 from falconas.worker.core import WorkerCore
+from falconas.worker.patience import Patience
 from falconas.worker.slot import Slot, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from falconas.worker.core import Work
-    from falconas.worker.runner import Outcome
+    from falconas.worker.serving import Connection, Keeping, Serving
 
 REASON_LENGTH = 200
 STEADY = 1.0
@@ -33,66 +33,10 @@ SIGN_OF_LIFE = 5.0
 # So often a busy worker looks at all else. To connect again takes longer, see
 # RECONNECT_IVL: no broker is new in between.
 LISTEN = 0.05
-HOLD, HELD = 0.002, 8  # so long, and so many, answers are held back
-LET_GO = 0.004  # when a script turned out to be long after all
-# After so long a script gives back what waits behind it, and what comes late once more.
-LONG, LATER = 0.01, 0.05
-SHORT, FADING = 0.001, 0.8  # of scripts, and of what is known of them
 
 log = logging.getLogger(__name__)
 
 _ACCEPTED: frozenset[type[Any]] = frozenset({Welcome, Request, Cancel, Reply})
-
-
-class Connection(Protocol):
-    """A `Session`."""
-
-    sound: bool
-
-    @property
-    def resetting(self) -> bool:
-        """A reset has begun whose end nobody has waited for yet."""
-
-    @property
-    def role(self) -> str:
-        """The node's: "primary", "standby" or "unknown"."""
-
-    def fileno(self) -> int:
-        """Return the socket to poll."""
-
-    def check(self) -> bool:
-        """Tell whether the connection, found readable while idle, is sound."""
-
-    def close(self) -> None:
-        """Close it."""
-
-
-class Serving(Protocol):
-    """A `Runner` on the connection that it was last given."""
-
-    result_bytes: int
-
-    def run(self, request: Request, body: bytes, deadline: float) -> Outcome:
-        """Run the script."""
-
-    def begin_reset(self) -> bool:
-        """Begin to make the connection as new; False: it must be replaced.
-
-        `run` and the connection's `check` wait for its end.
-        """
-
-
-class Keeping(Protocol):
-    """An `Upkeep`."""
-
-    def connected(self, fd: int) -> None:
-        """Note a new database connection."""
-
-    def disconnected(self, fd: int) -> None:
-        """Note that it is about to be closed."""
-
-    def tidy(self, request: Request) -> bool:
-        """Clear away what the script left; False: it may still use the connection."""
 
 
 class WorkerLoop:
@@ -132,10 +76,8 @@ class WorkerLoop:
         self._backoff = Backoff(0.05, 5.0, random.random)
         self._connect_at = 0.0
         self._listen_at = 0.0
-        self._relents: list[float] = []
+        self._patience = Patience()
         self._put_off: list[tuple[Any, bytes]] = []
-        self._held, self._held_at = 0, 0.0
-        self._longest: dict[str, float] = {}
         self._connected_at = 0.0
         self._trouble = ""
         self._result_bytes = 0
@@ -249,23 +191,13 @@ class WorkerLoop:
         self._flush()
         self._listen_at = monotonic() + LISTEN
 
-    def _lend_until(self, now: float) -> None:
-        """Have `_relent` called if the next script takes longer than others can wait.
-
-        These are answers that are held back, and what comes to wait behind it.
-        """
-        self._relents = [now + LATER, now + LONG]
-        if self._held:
-            self._relents.append(self._held_at + LET_GO)
-        self._lend(self._relents[-1], self._relent)
-
     def _relent(self) -> None:
         """Let go what a script holds up; called in the middle of it.
 
-        It may use all that this uses but for what we do not ourselves: so nothing is
-        logged here, and what is no request waits.
+        It may use all that this uses but for what is only ours: so nothing is logged
+        here, and what is no request waits.
         """
-        if len(self._relents) <= 2:  # noqa: PLR2004  # it takes long
+        if self._patience.is_long:
             for message, body in self._dealer.messages(_ACCEPTED):
                 if type(message) is Request:
                     self._core.request(message, body, monotonic())
@@ -273,29 +205,10 @@ class WorkerLoop:
                     self._put_off.append((message, body))
             self._core.relent(monotonic())
         self._flush()
-        self._relents.pop()
-        if self._relents:
-            self._lend(self._relents[-1], self._relent)
-
-    def _holds(self, request: Request, now: float, took: float) -> bool:
-        """Tell whether an answer can wait for the next one.
-
-        To send several wakes everybody once. So it is held back while the scripts at
-        hand are known to be short, those that may be run twice; for a moment.
-        """
-        name = request.script
-        longest = self._longest.get(name, 0.0) * FADING
-        self._longest[name] = max(took, longest)
-        following = self._core.following
-        if following is None or self._longest.get(following, inf) > SHORT:
-            return False
-        if not self._held:
-            self._held_at = now
-        self._held += 1
-        return self._held < HELD and now < self._held_at + HOLD
+        self._lend(self._patience.next(), self._relent)
 
     def _flush(self) -> None:
-        self._held = 0
+        self._patience.released()
         for message, body in self._core.take_sends():
             if not self._dealer.send(message, body):
                 self._core.unsent(monotonic())
@@ -320,7 +233,7 @@ class WorkerLoop:
         assert self._runner is not None
         assert self._connection is not None
         began = monotonic()
-        self._lend_until(began)
+        self._lend(self._patience.begin(began), self._relent)
         outcome = self._runner.run(work.request, work.body, work.deadline)
         now = monotonic()
         if now >= self._listen_at:
@@ -336,7 +249,8 @@ class WorkerLoop:
         else:
             self._core.replied(kind, code, body, extras, now)
             self._slot.count(error=code != 0)
-        if not self._holds(work.request, now, now - began):
+        took, following = now - began, self._core.following
+        if not self._patience.holds(work.request.script, took, following, now):
             self._flush()
         alone = self._upkeep.tidy(work.request)
         if not self._runner.begin_reset() or not alone:
