@@ -94,6 +94,9 @@ class Keeping(Protocol):
     def tidy(self, request: Request) -> bool:
         """Clear away what the script left; False: it may still use the connection."""
 
+    def measure(self) -> None:
+        """Note what this process holds, if that is not known since the last request."""
+
 
 class WorkerLoop:
     """Moves messages between broker, core and runner.
@@ -181,6 +184,7 @@ class WorkerLoop:
         ready = self._dealer.wait(self._wake_at() - now)
         if self._connection is None or not self._connection.resetting:
             self._slot.enter(State.IDLE)
+        self._upkeep.measure()
         if os.getppid() != self._parent:  # the kernel was to see to that
             self._stopping = True
         if self._wakeup.fileno() in ready:
