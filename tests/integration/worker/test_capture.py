@@ -76,6 +76,17 @@ def test_all_that_is_printed_is_taken_once(fd: int) -> None:
     assert in_child(work) == [[text, 0], ["", 0]]
 
 
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_line_that_has_not_ended_is_taken(fd: int, name: str) -> None:
+    def work() -> list[Any]:
+        output = Output.install(fd)
+        output.take()
+        print("x", end="", file=getattr(sys, name))
+        return [output.take(), output.take()]
+
+    assert in_child(work) == [["x", 0], ["", 0]]
+
+
 def test_more_than_fits_is_counted(fd: int) -> None:
     def work() -> list[Any]:
         output = Output.install(fd)
@@ -112,13 +123,28 @@ def put_others_there() -> None:
     os.dup2(null, 2)
 
 
-def put_a_forgery_there() -> None:
+def replace_stdout() -> None:
+    sys.stdout = io.StringIO()
+
+
+def replace_stderr() -> None:
+    sys.stderr = io.StringIO()
+
+
+def put_a_forgery_at(number: int) -> None:
     """Another empty file, at the same position."""
-    where = os.lseek(1, 0, os.SEEK_CUR)
+    where = os.lseek(number, 0, os.SEEK_CUR)
     forged = os.memfd_create("forged")
     os.lseek(forged, where, os.SEEK_SET)
-    for number in (1, 2):
-        os.dup2(forged, number)
+    os.dup2(forged, number)
+
+
+def put_a_forgery_at_1() -> None:
+    put_a_forgery_at(1)
+
+
+def put_a_forgery_at_2() -> None:
+    put_a_forgery_at(2)
 
 
 def reopen_it() -> None:
@@ -138,6 +164,7 @@ def reconfigure() -> None:
     )
 
 
+@pytest.mark.parametrize("silent", [False, True])
 @pytest.mark.parametrize(
     "meddle",
     [
@@ -146,22 +173,26 @@ def reconfigure() -> None:
         detach,
         close_files,
         put_others_there,
-        put_a_forgery_there,
+        replace_stdout,
+        replace_stderr,
+        put_a_forgery_at_1,
+        put_a_forgery_at_2,
         reopen_it,
         exchange_them,
         reconfigure,
     ],
 )
 def test_what_a_script_does_to_them_ends_with_the_request(
-    fd: int, meddle: Callable[[], None]
+    fd: int, meddle: Callable[[], None], silent: bool
 ) -> None:
     def work() -> list[Any]:
         output = Output.install(fd)
         before = sum(1 for _ in Path("/proc/self/fd").iterdir())
         output.take()
         meddle()
-        with suppress(Exception):
-            print("lost or not")
+        if not silent:
+            with suppress(Exception):
+                print("lost or not")
         output.take()
         print("\N{SNOWMAN}")
         sys.stderr.write("b\n")
