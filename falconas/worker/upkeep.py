@@ -76,19 +76,20 @@ class Upkeep:
             self._threads = threads
             self._slot.live(threads)
         self._owing = True
-        if monotonic() >= self._measure_at:
-            self.measure()
+        self.measure()
         return not threads
 
     def measure(self) -> None:
-        """Measure what requests have left, if that is still to be done.
+        """Measure what requests have left, if that is due and still to be done.
 
-        A worker with many short requests does it after one of them every `MEASURE`
-        seconds; so it has to be called when there is nothing else to do.
+        Many short requests are measured together. So it has to be called from time to
+        time also when no more of them come.
         """
-        if self._owing and self._vitals is not None:
+        if not self._owing or self._vitals is None:
+            return
+        if (now := monotonic()) >= self._measure_at:
             self._owing = False
-            self._measure_at = monotonic() + MEASURE
+            self._measure_at = now + MEASURE
             self._slot.wear(*self._vitals.measure())
 
     def _tell(self, request: Request, text: str, missing: int) -> None:
