@@ -123,6 +123,7 @@ class WorkerLoop:
         ready = self._dealer.wait(self._wake_at() - now)
         if self._connection is None or not self._connection.resetting:
             self._slot.enter(State.IDLE)
+        self._upkeep.measure()
         if os.getppid() != self._parent:  # the kernel was to see to that
             self._stopping = True
         if self._wakeup.fileno() in ready:

@@ -1,4 +1,8 @@
-"""What of a process its scripts share: how to look at each part and put it back."""
+"""What of a process its scripts share: how to look at each part and put it back.
+
+The looks are made for `process.joined`: a `partial` of a C function, or of `getattr`,
+costs no call of Python's.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +24,15 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
-from operator import attrgetter
+from operator import attrgetter, eq
 from typing import Any, NamedTuple
+
+from falconas.worker.steady import steady
 
 # What `signal` makes of these, members of enums, takes twenty times as long.
 _raw: Any = importlib.import_module("_signal")
-_SIGNALS = range(1, signal.SIGRTMIN)
+# Nobody can handle SIGKILL and SIGSTOP, and the C library keeps 32 and 33 to itself.
+_SIGNALS = sorted(set(range(1, 32)) - {signal.SIGKILL, signal.SIGSTOP})
 _LIMITS = (
     resource.RLIMIT_AS,
     resource.RLIMIT_CPU,
@@ -34,7 +41,10 @@ _LIMITS = (
 )
 _TIMERS = (signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)  # the third is the deadline's
 _PR_SET_PDEATHSIG, _PR_GET_PDEATHSIG = 1, 2
-_CONTEXT = ("prec", "rounding", "Emin", "Emax", "capitals", "clamp")
+# Without its flags, which any computation sets.
+_CONTEXT = ("prec", "rounding", "Emin", "Emax", "capitals", "clamp", "traps")
+# Without giving up the GIL, which takes as long as these calls do.
+_libc = ctypes.PyDLL(None)
 
 
 class Part(NamedTuple):
@@ -96,10 +106,9 @@ def _kernel() -> list[Part]:
 def _death_of_parent() -> Part:
     """The signal that comes when the parent dies."""
     parent = os.getppid()
-    control = ctypes.CDLL(None, use_errno=True).prctl
-    control.argtypes = [ctypes.c_int, ctypes.c_void_p]
+    control = _libc.prctl
     signal_ = ctypes.c_int()
-    place = ctypes.addressof(signal_)
+    place = ctypes.byref(signal_)
 
     def look() -> int:
         control(_PR_GET_PDEATHSIG, place)
@@ -120,30 +129,29 @@ def _signals() -> list[Part]:
     wake = partial(signal.set_wakeup_fd, wakeup, warn_on_full_buffer=False)
     wake()
 
-    def timers() -> list[Any]:
-        return list(map(signal.getitimer, _TIMERS))
+    def timer(kind: int) -> Part:
+        return Part(
+            "timers",
+            partial(signal.getitimer, kind),
+            lambda _: signal.setitimer(kind, 0),
+        )
 
-    def stop_timers(_: Any) -> None:
-        for timer in _TIMERS:
-            signal.setitimer(timer, 0)
+    def handler(number: int) -> Part:
+        def put_back(was: Any) -> None:
+            if was is not None:  # of a C library's own: unknown to Python
+                signal.signal(number, was)
 
-    def set_handlers(was: list[Any]) -> None:
-        for number, is_, handler in zip(_SIGNALS, handlers(), was, strict=True):
-            if is_ is not handler and handler is not None:
-                signal.signal(number, handler)
-
-    def handlers() -> list[Any]:
-        return list(map(_raw.getsignal, _SIGNALS))
+        return Part("signal handlers", partial(_raw.getsignal, number), put_back)
 
     def set_faulthandler(was: bool) -> None:
         faulthandler.enable(2) if was else faulthandler.disable()
 
     return [
-        Part("timers", timers, stop_timers),
-        Part("signal handlers", handlers, set_handlers),
+        *map(timer, _TIMERS),
+        *map(handler, _SIGNALS),
         Part(
             "blocked signals",
-            partial(_raw.pthread_sigmask, signal.SIG_BLOCK, ()),
+            partial(_raw.pthread_sigmask, int(signal.SIG_BLOCK), ()),
             partial(signal.pthread_sigmask, signal.SIG_SETMASK),
         ),
         Part("wakeup descriptor", wake, _nothing),
@@ -155,25 +163,30 @@ def _signals() -> list[Part]:
 def _interpreter() -> list[Part]:
     """What Python keeps: in `sys`, `gc`, `os.environ`."""
 
-    def collector() -> tuple[Any, ...]:
-        return gc.isenabled(), gc.get_threshold(), gc.get_debug()
+    def enable_collector(was: bool) -> None:
+        gc.enable() if was else gc.disable()
 
-    def set_collector(was: tuple[Any, ...]) -> None:
-        enabled, threshold, debug = was
-        gc.enable() if enabled else gc.disable()
-        gc.set_threshold(*threshold)
-        gc.set_debug(debug)
+    def set_thresholds(was: tuple[int, ...]) -> None:
+        gc.set_threshold(*was)
 
+    variables = partial(attrgetter("environ._data"), os)
+    environment = dict(variables())
     return [
-        Part("environment", lambda: os.environ._data, _set_environment),  # type: ignore[attr-defined]  # noqa: SLF001
-        Part("time zone", lambda: time.tzname, lambda _: time.tzset()),
+        Part(
+            "environment",
+            steady(variables, partial(eq, environment), dict),
+            lambda _: _set_environment(environment),
+        ),
+        Part("time zone", partial(getattr, time, "tzname"), lambda _: time.tzset()),
         _list("sys.path", sys, "path"),
         Part("recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),
         Part("switch interval", sys.getswitchinterval, sys.setswitchinterval),
         Part(
             "digits of integers", sys.get_int_max_str_digits, sys.set_int_max_str_digits
         ),
-        Part("garbage collector", collector, set_collector),
+        Part("garbage collector", gc.isenabled, enable_collector),
+        Part("garbage collector", gc.get_threshold, set_thresholds),
+        Part("garbage collector", gc.get_debug, gc.set_debug),
         _list("gc.callbacks", gc, "callbacks"),
         Part("flags of dlopen", sys.getdlopenflags, sys.setdlopenflags),
     ]
@@ -182,19 +195,11 @@ def _interpreter() -> list[Part]:
 def _hooks() -> list[Part]:
     """What Python calls."""
     names = ("excepthook", "unraisablehook", "displayhook", "stdin")
-
-    def set_hooks(was: tuple[Any, ...]) -> None:
-        for name, value in zip(names, was, strict=True):
-            setattr(sys, name, value)
-
-    def set_thread_hook(was: Any) -> None:
-        threading.excepthook = was
-
     return [
         _list("sys.meta_path", sys, "meta_path"),
         _list("sys.path_hooks", sys, "path_hooks"),
-        Part("hooks of sys", partial(attrgetter(*names), sys), set_hooks),
-        Part("threading.excepthook", lambda: threading.excepthook, set_thread_hook),
+        *(_attribute("hooks of sys", sys, name) for name in names),
+        _attribute("threading.excepthook", threading, "excepthook"),
         Part("trace function", sys.gettrace, sys.settrace),
         Part("profile function", sys.getprofile, sys.setprofile),
     ]
@@ -202,28 +207,38 @@ def _hooks() -> list[Part]:
 
 def _decimal() -> list[Part]:
     """How decimal numbers are computed, here and in new threads."""
-    context = decimal.getcontext().copy()
+    fields = attrgetter(*_CONTEXT)
+    context, default = decimal.getcontext().copy(), decimal.DefaultContext.copy()
+    here, elsewhere = fields(context), fields(default)
+
+    def same(now: decimal.Context) -> bool:
+        now.clear_flags()
+        return bool(fields(now) == here)
 
     def set_context(_: Any) -> None:
         decimal.setcontext(context.copy())
 
-    def look_at_context() -> Any:
-        current = decimal.getcontext()
-        current.clear_flags()  # any computation sets them
-        return current.__reduce__()[1]
+    def same_default(now: decimal.Context) -> bool:
+        return bool(fields(now) == elsewhere)
 
-    def set_default_context(was: Any) -> None:
-        for name, value in zip(_CONTEXT, was, strict=False):
-            setattr(decimal.DefaultContext, name, value)
-        traps = was[-1]
-        for trap in decimal.DefaultContext.traps:
-            decimal.DefaultContext.traps[trap] = trap in traps
+    def set_default_context(_: Any) -> None:
+        for name in _CONTEXT[:-1]:
+            setattr(decimal.DefaultContext, name, getattr(default, name))
+        decimal.DefaultContext.traps.update(default.traps)
 
     return [
-        Part("decimal context", look_at_context, set_context),
+        Part(
+            "decimal context",
+            steady(decimal.getcontext, same, decimal.Context),
+            set_context,
+        ),
         Part(
             "decimal.DefaultContext",
-            lambda: decimal.DefaultContext.__reduce__()[1],
+            steady(
+                partial(getattr, decimal, "DefaultContext"),
+                same_default,
+                decimal.Context,
+            ),
             set_default_context,
         ),
     ]
@@ -236,19 +251,18 @@ def _libraries() -> list[Part]:
         warnings.resetwarnings()  # also makes what was found before void
         warnings.filters[:] = was  # type: ignore[index]
 
-    def set_showwarning(was: Any) -> None:
-        warnings.showwarning = was
+    def set_locale(was: bytes) -> None:
+        locale.setlocale(locale.LC_ALL, was.decode())
 
+    # Python's own decodes what it is told, which takes most of its time.
+    ask_locale = _libc.setlocale
+    ask_locale.restype = ctypes.c_char_p
     return [
-        Part(
-            "locale",
-            partial(locale.setlocale, locale.LC_ALL),
-            partial(locale.setlocale, locale.LC_ALL),
-        ),
+        Part("locale", partial(ask_locale, locale.LC_ALL, None), set_locale),
         Part("socket time-out", socket.getdefaulttimeout, socket.setdefaulttimeout),
         Part("", Randomness().renew, _nothing),
-        Part("warnings.filters", lambda: warnings.filters, set_filters),
-        Part("warnings.showwarning", lambda: warnings.showwarning, set_showwarning),
+        Part("warnings.filters", partial(getattr, warnings, "filters"), set_filters),
+        _attribute("warnings.showwarning", warnings, "showwarning"),
     ]
 
 
@@ -280,20 +294,22 @@ def _logging() -> list[Part]:
             if name.startswith("falconas") and isinstance(item, logging.Logger):
                 item.disabled = was
 
-    def set_logger(logger: logging.Logger, was: tuple[Any, ...]) -> None:
-        level, logger.disabled, logger.propagate = was
-        logger.setLevel(level)
-
     parts = [
-        Part("logging.disable", lambda: root.manager.disable, logging.disable),
+        # Without the underscore it is a property.
+        Part(
+            "logging.disable",
+            partial(getattr, root.manager, "_disable"),
+            logging.disable,
+        ),
         # One for all: logging.config disables loggers that it does not know.
-        Part("loggers", lambda: sample.disabled, set_disabled),
-        Part("log records", logging.getLogRecordFactory, logging.setLogRecordFactory),
+        Part("loggers", partial(getattr, sample, "disabled"), set_disabled),
+        _attribute("log records", logging, "_logRecordFactory"),
     ]
-    look = attrgetter("level", "disabled", "propagate")
     for logger in (root, ours):
         parts += [
-            Part("log levels", partial(look, logger), partial(set_logger, logger)),
+            Part("log levels", partial(getattr, logger, "level"), logger.setLevel),
+            _attribute("log levels", logger, "disabled"),
+            _attribute("log levels", logger, "propagate"),
             _list("log handlers", logger, "handlers"),
             _list("log filters", logger, "filters"),
         ]
@@ -307,6 +323,11 @@ def _list(label: str, owner: Any, name: str) -> Part:
         getattr(owner, name)[:] = was
 
     return Part(label, partial(getattr, owner, name), put_back)
+
+
+def _attribute(label: str, owner: Any, name: str) -> Part:
+    """What `owner` has under that name, which nobody changes in itself."""
+    return Part(label, partial(getattr, owner, name), partial(setattr, owner, name))
 
 
 def _set_environment(was: dict[bytes, bytes]) -> None:

@@ -58,3 +58,6 @@ class Keeping(Protocol):
 
     def tidy(self, request: Request) -> bool:
         """Clear away what the script left; False: it may still use the connection."""
+
+    def measure(self) -> None:
+        """Note what this process holds, if that is not known since the last request."""

@@ -46,6 +46,9 @@ READS = 64
 _SEQUENCE, _STATE, _ID_HIGH, _ID_LOW, _DEADLINE, _SERVED, _ERRORS, _PID = range(8)
 _READY, _MEMORY, _THREADS, _FDS, _SPOILED, _CANCEL_HIGH, _CANCEL_LOW = range(8, 15)
 
+_split_id = struct.Struct(">QQ").unpack
+_pack_float, _unpack_bits = struct.Struct("=d").pack, struct.Struct("=Q").unpack
+
 
 class SlotLike(Protocol):
     """Where the runner says what it does; a `Slot`."""
@@ -82,7 +85,12 @@ class Slot:
 
     def clear(self, pid: int = 0) -> None:
         """Begin a new life in state BOOT; nothing was started yet."""
-        self._write(dict.fromkeys(range(_STATE, _CANCEL_HIGH), 0) | {_PID: pid})
+        cells = self._cells
+        sequence = cells[_SEQUENCE] | 1
+        cells[_SEQUENCE] = sequence
+        for index in range(_STATE, _CANCEL_HIGH):
+            cells[index] = pid if index == _PID else 0
+        cells[_SEQUENCE] = sequence + 1
 
     def enter(self, state: State, id: bytes = b"", deadline: float = 0.0) -> None:  # noqa: A002
         """Note the state; with an id, also the request that it is about."""
@@ -90,33 +98,47 @@ class Slot:
         sequence = cells[_SEQUENCE] | 1
         cells[_SEQUENCE] = sequence
         if id:
-            cells[_ID_HIGH], cells[_ID_LOW] = struct.unpack(">QQ", id)
-            cells[_DEADLINE] = struct.unpack("=Q", struct.pack("=d", deadline))[0]
+            cells[_ID_HIGH], cells[_ID_LOW] = _split_id(id)
+            (cells[_DEADLINE],) = _unpack_bits(_pack_float(deadline))
         cells[_STATE] = state
         cells[_SEQUENCE] = sequence + 1
 
     def count(self, *, error: bool) -> None:
         """Count an answered request."""
         cells = self._cells
-        self._write({_SERVED: cells[_SERVED] + 1, _ERRORS: cells[_ERRORS] + int(error)})
+        sequence = cells[_SEQUENCE] | 1
+        cells[_SEQUENCE] = sequence
+        cells[_SERVED] += 1
+        if error:
+            cells[_ERRORS] += 1
+        cells[_SEQUENCE] = sequence + 1
 
     def set_ready(self, *, ready: bool) -> None:
         """Note whether the broker may give this worker work."""
         if self._cells[_READY] != ready:
-            self._write({_READY: ready})
+            self._write(_READY, ready)
 
-    def wear(self, memory: int, threads: int, fds: int) -> None:
-        """Note what scripts have left behind: bytes, threads, file descriptors."""
-        self._write({_MEMORY: memory, _THREADS: threads, _FDS: fds})
+    def live(self, threads: int) -> None:
+        """Note how many threads scripts have left running."""
+        self._write(_THREADS, threads)
+
+    def wear(self, memory: int, fds: int) -> None:
+        """Note what scripts have left behind: bytes and file descriptors."""
+        cells = self._cells
+        sequence = cells[_SEQUENCE] | 1
+        cells[_SEQUENCE] = sequence
+        cells[_MEMORY] = memory
+        cells[_FDS] = fds
+        cells[_SEQUENCE] = sequence + 1
 
     def spoil(self, reason: Spoiled) -> None:
         """Note why this worker should be replaced."""
-        self._write({_SPOILED: reason})
+        self._write(_SPOILED, reason)
 
     def cancel(self, id: bytes) -> None:  # noqa: A002
         """Ask to cancel a request; for the supervisor."""
         cells = self._cells
-        high, low = struct.unpack(">QQ", id)
+        high, low = _split_id(id)
         cells[_CANCEL_LOW] = 0
         cells[_CANCEL_HIGH], cells[_CANCEL_LOW] = high, low
 
@@ -137,12 +159,11 @@ class Slot:
             cells = again
         return self._snapshot(cells, torn=True)
 
-    def _write(self, values: dict[int, int]) -> None:
+    def _write(self, index: int, value: int) -> None:
         cells = self._cells
         sequence = cells[_SEQUENCE] | 1
         cells[_SEQUENCE] = sequence
-        for index, value in values.items():
-            cells[index] = value
+        cells[index] = value
         cells[_SEQUENCE] = sequence + 1
 
     @staticmethod

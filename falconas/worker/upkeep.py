@@ -7,6 +7,7 @@ left behind is counted for the supervisor, which replaces a worker that is worn 
 from __future__ import annotations
 
 import logging
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from falconas.worker.forks import Forks
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from falconas.worker.capture import Output
 
 log = logging.getLogger("falconas.scripts")
+
+# So often, in seconds, memory and descriptors of a busy worker are measured.
+MEASURE = 0.02
 
 
 class Upkeep:
@@ -36,6 +40,9 @@ class Upkeep:
         self._output = output
         self._state: ProcessState | None = None
         self._vitals: Vitals | None = None
+        self._threads = 0
+        self._measure_at = 0.0
+        self._owing = False
 
     def connected(self, fd: int) -> None:
         """There is a database connection; with the first, this process is complete."""
@@ -55,21 +62,37 @@ class Upkeep:
             False if threads of the script live on: they may be about to use the
             connection that was lent to it.
         """
-        printed = ("", 0) if self._output is None else self._output.take()
+        text, missing = ("", 0) if self._output is None else self._output.take()
         if self._state is not None and not self._state.restore(request.script):
             self._slot.spoil(Spoiled.STATE)
-        self._tell(request, *printed)  # by a log that is in order again
-        if self._vitals is None:
+        if text:
+            self._tell(request, text, missing)  # by a log that is in order again
+        vitals = self._vitals
+        if vitals is None:
             return True
-        if self._vitals.has_children():
+        if vitals.has_children():
             self._slot.spoil(Spoiled.CHILDREN)
-        memory, threads, fds = self._vitals.measure()
-        self._slot.wear(memory, threads, fds)
+        if (threads := vitals.threads()) != self._threads:
+            self._threads = threads
+            self._slot.live(threads)
+        self._owing = True
+        self.measure()
         return not threads
 
-    def _tell(self, request: Request, text: str, missing: int) -> None:
-        if not text:
+    def measure(self) -> None:
+        """Measure what requests have left, if that is due and still to be done.
+
+        Many short requests are measured together. So it has to be called from time to
+        time also when no more of them come.
+        """
+        if not self._owing or self._vitals is None:
             return
+        if (now := monotonic()) >= self._measure_at:
+            self._owing = False
+            self._measure_at = now + MEASURE
+            self._slot.wear(*self._vitals.measure())
+
+    def _tell(self, request: Request, text: str, missing: int) -> None:
         if missing:
             text = f"{text}\n({missing} bytes more were left out)"
         origin: Any = request.extras.get("origin", request.id)

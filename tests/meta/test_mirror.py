@@ -19,6 +19,7 @@ COVERED_BY = {
     "demo.py": "acceptance/test_demo.py",
     "exttypes.py": "unit/test_codec.py",
     "worker/attempt.py": "integration/worker/test_runner.py",
+    "worker/serving.py": "integration/worker/test_loop.py",
     "worker/main.py": "integration/worker/test_zygote.py",
 }
 

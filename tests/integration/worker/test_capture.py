@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import signal
@@ -75,6 +76,17 @@ def test_all_that_is_printed_is_taken_once(fd: int) -> None:
     assert in_child(work) == [[text, 0], ["", 0]]
 
 
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_line_that_has_not_ended_is_taken(fd: int, name: str) -> None:
+    def work() -> list[Any]:
+        output = Output.install(fd)
+        output.take()
+        print("x", end="", file=getattr(sys, name))
+        return [output.take(), output.take()]
+
+    assert in_child(work) == [["x", 0], ["", 0]]
+
+
 def test_more_than_fits_is_counted(fd: int) -> None:
     def work() -> list[Any]:
         output = Output.install(fd)
@@ -111,25 +123,76 @@ def put_others_there() -> None:
     os.dup2(null, 2)
 
 
+def replace_stdout() -> None:
+    sys.stdout = io.StringIO()
+
+
+def replace_stderr() -> None:
+    sys.stderr = io.StringIO()
+
+
+def put_a_forgery_at(number: int) -> None:
+    """Another empty file, at the same position."""
+    where = os.lseek(number, 0, os.SEEK_CUR)
+    forged = os.memfd_create("forged")
+    os.lseek(forged, where, os.SEEK_SET)
+    os.dup2(forged, number)
+
+
+def put_a_forgery_at_1() -> None:
+    put_a_forgery_at(1)
+
+
+def put_a_forgery_at_2() -> None:
+    put_a_forgery_at(2)
+
+
+def reopen_it() -> None:
+    """The same file, opened once more, does not append."""
+    other = os.open("/proc/self/fd/1", os.O_RDWR)
+    os.lseek(other, os.lseek(1, 0, os.SEEK_CUR), os.SEEK_SET)
+    os.dup2(other, 1)
+
+
+def exchange_them() -> None:
+    sys.stdout, sys.stderr = sys.stderr, sys.stdout
+
+
 def reconfigure() -> None:
     sys.stdout.reconfigure(  # type: ignore[union-attr]
         encoding="ascii", errors="strict", line_buffering=False
     )
 
 
+@pytest.mark.parametrize("silent", [False, True])
 @pytest.mark.parametrize(
     "meddle",
-    [replace, close_streams, detach, close_files, put_others_there, reconfigure],
+    [
+        replace,
+        close_streams,
+        detach,
+        close_files,
+        put_others_there,
+        replace_stdout,
+        replace_stderr,
+        put_a_forgery_at_1,
+        put_a_forgery_at_2,
+        reopen_it,
+        exchange_them,
+        reconfigure,
+    ],
 )
 def test_what_a_script_does_to_them_ends_with_the_request(
-    fd: int, meddle: Callable[[], None]
+    fd: int, meddle: Callable[[], None], silent: bool
 ) -> None:
     def work() -> list[Any]:
         output = Output.install(fd)
         before = sum(1 for _ in Path("/proc/self/fd").iterdir())
+        output.take()
         meddle()
-        with suppress(Exception):
-            print("lost or not")
+        if not silent:
+            with suppress(Exception):
+                print("lost or not")
         output.take()
         print("\N{SNOWMAN}")
         sys.stderr.write("b\n")
@@ -142,6 +205,30 @@ def test_what_a_script_does_to_them_ends_with_the_request(
     assert text == "\N{SNOWMAN}\nb\nc\nd\n"
     assert left_out == 0
     assert more <= 1  # what the script opened itself
+
+
+def test_who_no_longer_appends_loses_one_text_at_most(fd: int) -> None:
+    def work() -> list[Any]:
+        output = Output.install(fd)
+        output.take()
+        fcntl.fcntl(1, fcntl.F_SETFL, 0)
+        print("lost or not")
+        output.take()
+        print("one")
+        taken = output.take()
+        print("two")
+        return [taken, output.take()]
+
+    assert in_child(work) == [["one\n", 0], ["two\n", 0]]
+
+
+def test_nothing_printed_means_nothing_is_done_to_it(fd: int) -> None:
+    def work() -> list[Any]:
+        output = Output.install(fd)
+        output._repair = None  # type: ignore[method-assign,assignment]
+        return [output.take(), output.take()]
+
+    assert in_child(work) == [["", 0], ["", 0]]
 
 
 def test_a_script_that_closes_the_file_itself_hurts_nobody(fd: int) -> None:

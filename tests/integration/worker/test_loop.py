@@ -84,6 +84,7 @@ class Stage:
         self.core = WorkerCore(ready, "host/0")
         self.guarded: list[int] = []
         self.tidied: list[Any] = []
+        self.measured = threading.Event()
         self.loop = WorkerLoop(
             self.core,
             Dealer(endpoint, 1000),
@@ -131,6 +132,9 @@ class Stage:
         self.tidied.append(request.id)
         return self.alone
 
+    def measure(self) -> None:
+        self.measured.set()
+
     def stop(self) -> None:
         self.loop.stop()
         self.thread.join(PATIENCE)
@@ -175,6 +179,12 @@ def test_a_request_is_run_and_answered(stage: Stage, broker: Any) -> None:
     last = stage.slot.read()
     assert last[:2] == (State.IDLE, id_)
     assert (last.served, last.errors) == (1, 0)
+
+
+def test_an_idle_worker_measures_itself(stage: Stage, broker: Any) -> None:
+    ready(stage, broker)
+    stage.measured.clear()
+    assert stage.measured.wait(PATIENCE)
 
 
 def test_without_a_database_it_is_not_ready_until_it_is(

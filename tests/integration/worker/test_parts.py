@@ -29,7 +29,7 @@ from typing import Any
 import pytest
 
 from falconas.worker.channel import bind_life_to
-from falconas.worker.parts import Randomness, parts
+from falconas.worker.parts import _SIGNALS, Randomness, parts
 from falconas.worker.process import ProcessState
 from tests.child import in_child
 
@@ -62,6 +62,33 @@ def round_differently() -> None:
 def spoil_default_context() -> None:
     decimal.DefaultContext.prec = 3
     decimal.DefaultContext.traps[decimal.Inexact] = True
+
+
+def change_context(name: str, value: object) -> Callable[[], None]:
+    """In place, and as a context of a kind of its own."""
+
+    def change() -> None:
+        setattr(decimal.getcontext(), name, value)
+        setattr(decimal.DefaultContext, name, value)
+
+    return change
+
+
+def put_another_context() -> None:
+    class Own(decimal.Context):
+        pass
+
+    decimal.setcontext(Own(prec=3))
+
+
+def swap_two_variables() -> None:
+    """As many of the same size, and all values as before."""
+    os.environ["HOME"], os.environ["PATH"] = os.environ["PATH"], os.environ["HOME"]
+
+
+def rename_a_variable() -> None:
+    data = os.environ._data  # type: ignore[attr-defined]
+    data[b"PATX"] = data.pop(b"PATH")
 
 
 def limit(kind: int) -> Callable[[], None]:
@@ -150,6 +177,14 @@ CHANGES: dict[str, tuple[str, Callable[[], object]]] = {
     "dlopen": ("flags of dlopen", lambda: sys.setdlopenflags(os.RTLD_LAZY)),
     "gc's thresholds": ("garbage collector", lambda: gc.set_threshold(1)),
     "decimal": ("decimal context", round_differently),
+    "another decimal": ("decimal context", put_another_context),
+    "exponents": ("decimal context", change_context("Emax", 9)),
+    "exponents below": ("decimal.DefaultContext", change_context("Emin", -9)),
+    "rounding": ("decimal.DefaultContext", change_context("rounding", "ROUND_UP")),
+    "capitals": ("decimal context", change_context("capitals", 0)),
+    "clamp": ("decimal.DefaultContext", change_context("clamp", 1)),
+    "swapped": ("environment", swap_two_variables),
+    "renamed": ("environment", rename_a_variable),
     "decimal's default": ("decimal.DefaultContext", spoil_default_context),
     "locale": ("locale", lambda: locale.setlocale(locale.LC_ALL, "C.UTF-8")),
     "socket": ("socket time-out", lambda: socket.setdefaulttimeout(0.001)),
@@ -186,15 +221,19 @@ def test_what_a_script_changes_is_put_back(name: str) -> None:
         lines = io.StringIO()
         logging.getLogger().handlers.append(logging.StreamHandler(lines))
         state = ProcessState()
+        assert state.restore("good")  # what is remembered is
         change()
         restored = state.restore("hostile")
-        return [restored, state._look() == state._then, lines.getvalue()]
+        said = lines.getvalue()
+        same = state._look() == state._then and state.restore("good")
+        return [restored, same and lines.getvalue() == said, said]
 
     restored, same, said = in_child(work)
 
     assert restored
     assert same
     assert "hostile" in said
+    assert "good" not in said
     assert part in said
 
 
@@ -302,6 +341,31 @@ def test_it_ends_if_its_parent_died_meanwhile() -> None:
         return os.waitpid(child, 0)[1]
 
     assert in_child(work) == signal.SIGKILL
+
+
+@pytest.mark.parametrize("number", _SIGNALS)
+def test_each_signal_is_looked_at(number: int) -> None:
+    def work() -> list[Any]:
+        prepare()
+        before = signal.getsignal(number)
+        state = ProcessState()
+        signal.signal(number, lambda *_: None)
+        return [state.restore(), signal.getsignal(number) == before]
+
+    assert in_child(work) == [True, True]
+
+
+def test_a_change_that_comes_back_is_seen_again() -> None:
+    def work() -> list[str | int]:
+        prepare()
+        state = ProcessState()
+        for _ in range(3):
+            change_environment()
+            round_differently()
+            assert state.restore()
+        return [os.environ["PATH"], decimal.getcontext().prec]
+
+    assert in_child(work) == ["/bin:/usr/bin", decimal.getcontext().prec]
 
 
 def test_what_was_seeded_is_not_seeded_for_the_next() -> None:

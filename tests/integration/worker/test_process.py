@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import logging
 import os
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
 from falconas.worker.parts import Part
-from falconas.worker.process import ProcessState
+from falconas.worker.process import ProcessState, joined
 from tests.child import in_child
 
 
@@ -50,15 +52,47 @@ def test_it_says_each_thing_once_for_a_script() -> None:
 
 def test_a_part_that_fails_does_not_raise() -> None:
     def work() -> bool:
-        state = ProcessState()
+        answers = iter([0, 1, 1])
 
         def fail(*_: object) -> None:
             raise SystemExit
 
-        answers = iter([1, 1])
-        state._parts.append(Part("odd", lambda: next(answers), fail))
-        state._looks.append(state._parts[-1].look)
-        state._then.append(0)
-        return state.restore()
+        return ProcessState([Part("odd", lambda: next(answers), fail)]).restore()
 
     assert in_child(work) is False
+
+
+def test_all_looks_are_one_function() -> None:
+    owner = SimpleNamespace(name="x")
+    look = joined(
+        [
+            partial(getattr, owner, "name"),
+            partial(int, "11", base=2),
+            dict,
+            partial(max, 3, 4),
+        ]
+    )
+    assert look() == ("x", 3, {}, 4)
+    owner.name = "y"
+    assert look() == ("y", 3, {}, 4)
+    assert joined([])() == ()
+
+
+def test_what_looks_after_one_that_fails_is_seen() -> None:
+    def work() -> list[object]:
+        lines = io.StringIO()
+        logging.getLogger().handlers[:] = [logging.StreamHandler(lines)]
+        owner = SimpleNamespace(one=1, two=2)
+        parts = [
+            Part(name, partial(getattr, owner, name), partial(setattr, owner, name))
+            for name in ("one", "two")
+        ]
+        state = ProcessState(parts)
+        del owner.one
+        owner.two = 3
+        return [state.restore("x"), owner.one, owner.two, lines.getvalue()]
+
+    restored, one, two, said = in_child(work)
+
+    assert (restored, one, two) == (True, 1, 2)
+    assert "one, two" in said

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from falconas.protocol import Request
+from falconas.worker import upkeep as module
 from falconas.worker.forks import Forks
 from falconas.worker.slot import SlotTable, Spoiled
-from falconas.worker.upkeep import Upkeep
+from falconas.worker.upkeep import MEASURE, Upkeep
 from tests.child import in_child
 
 REQUEST = Request(b"d" * 16, "noisy", None, {"origin": b"\1\2"})
@@ -71,6 +72,50 @@ def test_what_it_holds_is_in_the_slot() -> None:
     spoiled, memory, fds = in_child(work)
     assert (spoiled, fds) == (Spoiled.NO, 3)
     assert memory > 1 << 20
+
+
+def test_many_short_requests_are_measured_from_time_to_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the last of them left is seen when there is nothing else to do."""
+    clock = [100.0]
+    monkeypatch.setattr(module, "monotonic", lambda: clock[0])
+
+    def work() -> list[int]:
+        kept = Kept()
+        found = []
+        for later in (0.0, MEASURE / 2, MEASURE / 2):
+            clock[0] += later
+            for _ in range(3):
+                os.open(os.devnull, os.O_RDONLY)
+            kept.tidy()
+            found.append(kept.slot.read().fds)
+        os.open(os.devnull, os.O_RDONLY)
+        kept.tidy()
+        found.append(kept.slot.read().fds)
+        for later in (MEASURE / 2, MEASURE / 2):
+            clock[0] += later
+            kept.upkeep.measure()
+            found.append(kept.slot.read().fds)
+        before = kept.slot.read().sequence
+        clock[0] += MEASURE
+        kept.upkeep.measure()
+        return [*found, kept.slot.read().sequence - before]
+
+    assert in_child(work) == [3, 3, 9, 9, 9, 10, 0]
+
+
+def test_threads_that_have_ended_are_forgotten() -> None:
+    def work() -> list[bool | int]:
+        kept = Kept()
+        counts = iter([2, 2, 0])
+        kept.upkeep._vitals.threads = lambda: next(counts)  # type: ignore[union-attr,method-assign]
+        found: list[bool | int] = []
+        for _ in range(3):
+            found += [kept.upkeep.tidy(REQUEST), kept.slot.read().threads]
+        return found
+
+    assert in_child(work) == [False, 2, False, 2, True, 0]
 
 
 def test_a_thread_that_lives_on_may_still_use_the_connection() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import _thread
 import os
 import subprocess
 import sys
@@ -18,9 +19,9 @@ def open_files() -> int:
 def test_memory_is_what_is_resident() -> None:
     def work() -> list[int]:
         vitals = Vitals()
-        before, _, _ = vitals.measure()
+        before, _ = vitals.measure()
         block = b"x" * (64 << 20)
-        after, _, _ = vitals.measure()
+        after, _ = vitals.measure()
         return [before, after - before, len(block)]
 
     before, more, size = in_child(work)
@@ -33,19 +34,19 @@ def test_threads_and_descriptors_are_counted_from_the_base() -> None:
     def work() -> list[Any]:
         kept = os.open("/", os.O_RDONLY)
         vitals = Vitals()
-        quiet = vitals.measure()[1:]
+        quiet = [vitals.threads(), vitals.measure()[1]]
         done = threading.Event()
         threads = [threading.Thread(target=done.wait) for _ in range(2)]
         for thread in threads:
             thread.start()
         fds = [os.open("/", os.O_RDONLY) for _ in range(7)]
-        busy = vitals.measure()[1:]
+        busy = [vitals.threads(), vitals.measure()[1]]
         done.set()
         for thread in threads:
             thread.join()
         for fd in (*fds, kept):
             os.close(fd)
-        return [quiet, busy, vitals.measure()[2]]
+        return [quiet, busy, vitals.measure()[1]]
 
     assert in_child(work) == [[0, 0], [2, 7], 0]
 
@@ -64,10 +65,46 @@ def test_a_kernel_that_does_not_say_how_many_is_asked_for_the_list() -> None:
     assert listed - counted in {0, 1}  # the list's own
 
 
+def test_whoever_takes_its_descriptor_away_hides_no_thread() -> None:
+    """Closed, or with another folder, of no threads, in its place."""
+
+    def work() -> list[int]:
+        vitals = Vitals()
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+        found = [vitals.threads()]
+        os.close(vitals._tasks)
+        found.append(vitals.threads())
+        os.dup2(os.open("/", os.O_RDONLY), vitals._tasks)
+        return [*found, vitals.threads()]
+
+    assert in_child(work) == [1, 1, 1]
+
+
+def test_a_thread_that_has_not_begun_is_counted() -> None:
+    def work() -> list[int]:
+        vitals = Vitals()
+        sys.setswitchinterval(100)  # it gets no turn before it is counted
+        _thread.start_new_thread(threading.Event().wait, ())
+        return [_thread._count(), vitals.threads()]
+
+    assert in_child(work) == [0, 1]
+
+
+def test_a_c_library_of_another_kind_counts_as_well() -> None:
+    def work() -> list[int]:
+        vitals = Vitals()
+        vitals._stat = lambda *_: -1
+        quiet = vitals.threads()
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+        return [quiet, vitals.threads()]
+
+    assert in_child(work) == [0, 1]
+
+
 def test_the_base_is_this_process_and_not_the_one_before() -> None:
     def work() -> int:
         Path("/").stat()
-        return Vitals().measure()[1]
+        return Vitals().threads()
 
     idle = threading.Event()
     thread = threading.Thread(target=idle.wait)
