@@ -1,8 +1,7 @@
 """All options: sections as frozen dataclasses, each option a field written once.
 
-The TOML keys, the variables `FALCONAS_SECTION__KEY`, the command line,
-`falconas config` and the documentation are made from these fields. Seconds are
-floats, bytes are ints.
+The TOML keys, the variables `FALCONAS_SECTION__KEY`, the command line, `falconas config`
+and the documentation are made from these fields. Seconds are floats, bytes are ints.
 """
 
 from __future__ import annotations
@@ -78,9 +77,7 @@ class Broker:
         3.0, _WAIT, "After the start, how long an unknown script may wait likewise."
     )
     ahead: float = _option(
-        0.002,
-        Duration(0.0, 1.0),
-        "Short work that a busy worker gets ahead of its turn, in time; 0: none.",
+        0.002, Duration(0.0, 1.0), "Short work for a worker ahead of its turn; 0: none."
     )
     drain_timeout: float = _option(
         30.0, _WAIT, "On SIGTERM, time for outstanding requests to end."

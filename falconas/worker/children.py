@@ -16,7 +16,7 @@ from falconas.worker.channel import Channel, Garbled
 from falconas.worker.zygote import Failed, Manifest
 
 if TYPE_CHECKING:
-    from falconas.worker.control import Dealer
+    from falconas.worker.dealer import Dealer
     from falconas.worker.probing import Ask, ProbeBoot
     from falconas.worker.zygote import Boot, Spawn
 

@@ -1,4 +1,4 @@
-"""The supervisor's dialogue with the broker, and the DEALER that workers use as well.
+"""The supervisor's dialogue with the broker.
 
 A supervisor says REGISTER on each new connection and when the broker does not know
 it, once for each manifest in use; HEARTBEAT each second; LOST as soon as a worker is
@@ -7,20 +7,13 @@ dead. Nothing here blocks.
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import os
 from collections import deque
-from math import ceil, inf
-from types import MethodType
+from math import inf
 from typing import TYPE_CHECKING, Any
-
-import zmq
-from zmq.utils.monitor import parse_monitor_message
 
 from falconas.codec import decode_value, encode_value
 from falconas.errors import error_for
-from falconas.headers import decode, encode
 from falconas.protocol import (
     HEADER_LIMIT,
     Cancel,
@@ -28,143 +21,25 @@ from falconas.protocol import (
     Drain,
     Heartbeat,
     Lost,
-    Malformed,
     Register,
     Reload,
     Reply,
     Welcome,
 )
+from falconas.worker.dealer import DRAIN_LINGER, Dealer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
-    from falconas.protocol import Message
     from falconas.worker.herald import NodeRow
 
 HEARTBEAT_INTERVAL = 1.0
-DRAIN_LINGER = 1.0
-TURN = 100
 LOSSES = 1000
-SHARED_BYTES = 65_536  # smaller bodies are cheaper to copy than to share with libzmq
 WELCOME_WAIT = 2.0
 
 log = logging.getLogger(__name__)
 
 Order = Cancel | Drain | Reload
-# Plain integers: the operators of enums cost more than the calls they go into.
-_NOBLOCK, _POLLIN = int(zmq.NOBLOCK), int(zmq.POLLIN)
-_MORE = int(zmq.SNDMORE) | _NOBLOCK
-_CONNECTED = zmq.Event.HANDSHAKE_SUCCEEDED
-_EVENTS = _CONNECTED | zmq.Event.DISCONNECTED
-_OPTIONS: dict[zmq.SocketOption, int] = {
-    zmq.IMMEDIATE: 1,  # without a connection, say so instead of queueing
-    zmq.LINGER: 0,
-    zmq.HEARTBEAT_IVL: 1000,
-    zmq.HEARTBEAT_TIMEOUT: 3000,
-    zmq.HEARTBEAT_TTL: 3000,
-    zmq.HANDSHAKE_IVL: 3000,
-    zmq.CONNECT_TIMEOUT: 3000,
-    zmq.RECONNECT_IVL: 100,
-    zmq.RECONNECT_IVL_MAX: 3000,
-    zmq.TCP_KEEPALIVE: 1,
-    zmq.TCP_KEEPALIVE_IDLE: 30,
-    zmq.TCP_KEEPALIVE_INTVL: 10,
-    zmq.TCP_KEEPALIVE_CNT: 3,
-}
-
-
-class Dealer:
-    """A DEALER to the broker, and the news of its connection; one to a process.
-
-    Args:
-        endpoint: Where the broker listens.
-        frame_bytes: The largest frame to accept.
-
-    Raises:
-        ValueError: The endpoint is none.
-    """
-
-    def __init__(self, endpoint: str, frame_bytes: int) -> None:
-        seed_routing_ids()
-        self.endpoint = endpoint
-        self._context = zmq.Context()
-        # Woken by each message its thread would take the processor for each.
-        self._context.set(zmq.THREAD_SCHED_POLICY, os.SCHED_BATCH)
-        self.socket = self._context.socket(zmq.DEALER)
-        # Without pyzmq's layer in Python, which costs as much as sending.
-        self._send = MethodType(zmq.backend.Socket.send, self.socket)
-        for option, value in _OPTIONS.items():
-            self.socket.set(option, value)
-        self.socket.set(zmq.MAXMSGSIZE, max(HEADER_LIMIT, frame_bytes))
-        self.monitor = self.socket.get_monitor_socket(_EVENTS)
-        self._poller = zmq.Poller()
-        self._poller.register(self.socket, zmq.POLLIN)
-        self._poller.register(self.monitor, zmq.POLLIN)
-        try:
-            self.socket.connect(endpoint)
-        except zmq.ZMQError as error:
-            self.close()
-            raise ValueError(f"cannot connect to {endpoint}: {error}") from None
-
-    def watch(self, fd: int) -> None:
-        """Let `wait` return when this file descriptor is readable."""
-        self._poller.register(fd, zmq.POLLIN)
-
-    def unwatch(self, fd: int) -> None:
-        """Undo `watch`."""
-        if fd in self._poller:
-            self._poller.unregister(fd)
-
-    def wait(self, timeout: float) -> set[Any]:
-        """Wait for messages, news or watched files; return what is readable."""
-        return {it for it, _ in self._poller.poll(ceil(max(0.0, timeout) * 1000))}
-
-    def messages(self, accept: frozenset[type[Any]]) -> Iterator[tuple[Any, bytes]]:
-        """Yield the messages that are there; what is not of the protocol is dropped."""
-        # An attempt in vain costs several times as much as to ask.
-        if not self.socket.get(zmq.EVENTS) & _POLLIN:  # type: ignore[operator]
-            return
-        receive = self.socket.recv
-        for _ in range(TURN):
-            try:
-                frame = receive(_NOBLOCK, copy=False)
-                frames = [frame.bytes]
-                while frame.more:
-                    frame = receive(_NOBLOCK, copy=False)
-                    frames.append(frame.bytes)
-            except zmq.Again:
-                return
-            try:
-                header, body = frames
-                yield decode(header, accept), body
-            except (ValueError, Malformed) as error:
-                log.warning("dropped a message of the broker: %s", error)
-
-    def take_news(self) -> list[bool]:
-        """Return True for each new connection since the last call, False for a loss."""
-        news: list[bool] = []
-        while True:
-            try:
-                frames = self.monitor.recv_multipart(_NOBLOCK)
-            except zmq.Again:
-                return news
-            news.append(parse_monitor_message(frames)["event"] == _CONNECTED)
-
-    def send(self, message: Message, body: Any = b"") -> bool:
-        """Hand a message to ZeroMQ; False if there is no connection to take it."""
-        try:
-            self._send(encode(message), _MORE)
-            self._send(body, _NOBLOCK, len(body) < SHARED_BYTES)
-        except zmq.Again:
-            return False
-        return True
-
-    def close(self, linger: float = 0.0) -> None:
-        """Close the connection; what was sent has `linger` seconds to leave."""
-        self.socket.disable_monitor()
-        self.monitor.close(0)
-        self.socket.close(round(linger * 1000))
-        self._context.term()
 
 
 class Watch:
@@ -349,11 +224,3 @@ class Control:
 _ACCEPTED: frozenset[type[Any]] = frozenset(
     {Welcome, Heartbeat, Reply, Cancel, Drain, Reload}
 )
-
-
-def seed_routing_ids() -> None:
-    """Make this process's automatic routing ids differ from any other's.
-
-    libzmq draws them from libc's random(), which starts alike in each process.
-    """
-    ctypes.CDLL(None).srandom(int.from_bytes(os.urandom(4), "little"))

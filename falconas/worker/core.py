@@ -11,9 +11,8 @@ of `take_sends()`. The rules:
   how many the broker has not heard of. Until then READY lists them as `holding`, and
   they are sent again after a WELCOME of the same epoch.
 * What was not started and will not be goes back by RETURN, or is refused as late. What
-  came ahead of its turn has a lease: it goes back when that is over.
-* Deadlines and leases arrive on the broker's clock, see `Clock`. What is early for a
-  deadline may be late for a lease: both err on the side of not starting too much.
+  came ahead of its turn has a lease, and goes back when that is over. Deadlines and
+  leases arrive on the broker's clock, see `Clock`.
 """
 
 from __future__ import annotations
@@ -42,8 +41,7 @@ from falconas.worker.clock import Clock
 if TYPE_CHECKING:
     from falconas.protocol import Message
 
-EPOCH_BYTES = 8
-DISPATCH_BYTES = 16
+EPOCH_BYTES, DISPATCH_BYTES = 8, 16
 RETRY_INTERVAL = 0.5
 WELCOME_TIMEOUT = 10.0
 STATUS_INTERVAL = 5.0

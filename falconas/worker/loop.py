@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from falconas.database.session import ConnectFailed, InvalidDsn
 from falconas.protocol import Cancel, Reply, Request, Welcome
 from falconas.worker.backoff import Backoff
-from falconas.worker.control import DRAIN_LINGER, Dealer, Watch
+from falconas.worker.control import Watch
 from falconas.worker.core import WorkerCore
+from falconas.worker.dealer import DRAIN_LINGER, Dealer
 from falconas.worker.patience import Patience
 from falconas.worker.slot import Slot, State
 

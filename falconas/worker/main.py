@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from falconas.database.inventory import groups_of, session_parameters
 from falconas.database.session import Session
 from falconas.protocol import HEADER_LIMIT, Ready
-from falconas.worker.control import Dealer
 from falconas.worker.core import WorkerCore
+from falconas.worker.dealer import Dealer
 from falconas.worker.forks import Forks
 from falconas.worker.interrupt import Interrupts
 from falconas.worker.loop import WorkerLoop
@@ -42,7 +42,7 @@ def main(
     """Be the worker that `spawn` says until SIGTERM; return the exit code."""
     group = groups_of(settings)[spawn.group]
     ready = introduction(spawn, supervisor, library.hash)
-    name = ready.extras["name"]
+    name = str(ready.extras["name"])
     frame_bytes = max(PARAMS_BYTES, settings.broker.params_bytes, HEADER_LIMIT)
 
     interrupts, forks = Interrupts(slot.is_cancelled), Forks()
@@ -68,7 +68,6 @@ def main(
         Upkeep(slot, forks, output),
         interrupts.lend,
     )
-
     take_signals(loop, interrupts)
     loop.run()
     return 0

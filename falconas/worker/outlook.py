@@ -16,7 +16,7 @@ from falconas.worker.probing import KillProbe, ProbeBoot, Probing, StartProbe
 if TYPE_CHECKING:
     from falconas.config import Settings
     from falconas.database.nodes import Change
-    from falconas.worker.control import Dealer
+    from falconas.worker.dealer import Dealer
     from falconas.worker.probing import Action
 
 log = logging.getLogger(__name__)

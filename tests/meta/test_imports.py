@@ -68,6 +68,7 @@ PARTS = {
 OWNERS = {
     "zmq": {
         "broker.loop", "broker.sockets", "worker.loop", "worker.control",
+        "worker.dealer",
         "client.link", "client.operator", "client.sync", "client.aio",
     },
     "psycopg": {"database", "worker.attempt", "worker.context", "worker.probe",

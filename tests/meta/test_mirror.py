@@ -20,6 +20,7 @@ COVERED_BY = {
     "exttypes.py": "unit/test_codec.py",
     "worker/attempt.py": "integration/worker/test_runner.py",
     "worker/serving.py": "integration/worker/test_loop.py",
+    "worker/dealer.py": "integration/worker/test_control.py",
     "worker/main.py": "integration/worker/test_zygote.py",
 }
 

@@ -17,7 +17,8 @@ from falconas.protocol import (
     Reply,
     Welcome,
 )
-from falconas.worker.control import WELCOME_WAIT, Control, Dealer, Watch
+from falconas.worker.control import WELCOME_WAIT, Control, Watch
+from falconas.worker.dealer import Dealer
 from falconas.worker.herald import NodeRow
 
 if TYPE_CHECKING:

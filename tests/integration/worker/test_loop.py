@@ -26,8 +26,8 @@ from falconas.protocol import (
     Status,
     Welcome,
 )
-from falconas.worker.control import Dealer
 from falconas.worker.core import WorkerCore
+from falconas.worker.dealer import Dealer
 from falconas.worker.loop import WorkerLoop
 from falconas.worker.runner import Outcome
 from falconas.worker.slot import SlotTable, State

@@ -16,7 +16,7 @@ import pytest
 from falconas.config import Settings
 from falconas.database.nodes import Probe, Role
 from falconas.protocol import Heartbeat, Lost, Ready, Register, Reply
-from falconas.worker.control import Dealer
+from falconas.worker.dealer import Dealer
 from falconas.worker.outlook import Outlook
 from tests.cluster import few
 from tests.integration.worker.host import PATIENCE, Host
