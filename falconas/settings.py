@@ -1,7 +1,7 @@
 """All options: sections as frozen dataclasses, each option a field written once.
 
-The TOML keys, the variables `FALCONAS_SECTION__KEY`, the command line, `falconas config`
-and the documentation are made from these fields. Seconds are floats, bytes are ints.
+TOML keys, variables `FALCONAS_SECTION__KEY`, command line, `falconas config` and the
+documentation are made from these fields. Seconds are floats, bytes are ints.
 """
 
 from __future__ import annotations
@@ -275,11 +275,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Option:
-    """One option, as its field describes it.
-
-    Attributes:
-        follows: The option whose value this one takes when it is not set.
-    """
+    """One option, as its field says; not set, it takes the value of `follows`."""
 
     section: str
     key: str

@@ -7,9 +7,8 @@ of `take_sends()`. The rules:
   of that connection, and takes requests only then: so nothing of an earlier epoch
   reaches a new broker, and nothing runs that a broker has taken back because a READY
   did not list it.
-* Answers, REPLY or RETURN, are kept until a request proves that they arrived: it tells
-  how many the broker has not heard of. Until then READY lists them as `holding`, and
-  they are sent again after a WELCOME of the same epoch.
+* Answers, REPLY or RETURN, are kept until a request proves that they arrived. Until
+  then READY lists them as `holding`; after a WELCOME of the same epoch they are resent.
 * What was not started and will not be goes back by RETURN, or is refused as late. What
   came ahead of its turn has a lease, and goes back when that is over. Deadlines and
   leases arrive on the broker's clock, see `Clock`.
@@ -181,8 +180,8 @@ class WorkerCore:
                 self._running = id_
                 return Work(request, body, deadline)
             self._count("late")
-            text = f"the request reached its worker {now - deadline:.3f} s too late"
-            self._refuse(id_, DeadlineExceeded(text, retry_safe=True), now)
+            late = f"the request reached its worker {now - deadline:.3f} s too late"
+            self._refuse(id_, DeadlineExceeded(late, retry_safe=True), now)
         return None
 
     def relent(self, now: float) -> None:
