@@ -41,8 +41,7 @@ if TYPE_CHECKING:
     from falconas.protocol import Message
 
 EPOCH_BYTES, DISPATCH_BYTES = 8, 16
-RETRY_INTERVAL = 0.5
-WELCOME_TIMEOUT = 10.0
+RETRY_INTERVAL, WELCOME_TIMEOUT = 0.5, 10.0
 STATUS_INTERVAL = 5.0
 
 
@@ -293,8 +292,8 @@ class WorkerCore:
 
     def _refuse(self, id_: bytes, error: FalconError, now: float) -> None:
         extras = {"worker": self.name, "node": self._ready.node}
-        body = encode_value(error.body())
-        self._answer(Reply(id_, Kind.ERROR, error.code, extras), body, now)
+        reply = Reply(id_, Kind.ERROR, error.code, extras)
+        self._answer(reply, encode_value(error.body()), now)
 
     def _answer(self, answer: Reply | Return, body: Any, now: float) -> None:
         if _dispatch(answer)[:EPOCH_BYTES] != self.epoch:
