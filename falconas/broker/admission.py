@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from falconas.broker import presence
 from falconas.broker.backlog import PRIORITY_LIMIT
 from falconas.broker.flow import Flow
 from falconas.broker.nodes import is_min_lsn
-from falconas.broker.records import Client, ScriptInfo
+from falconas.broker.records import Client, Demand, Pending, ScriptInfo
 from falconas.errors import (
     AlreadyExists,
     DeadlineExceeded,
@@ -40,6 +41,15 @@ def priority_of(extras: Extras) -> int:
     if type(priority) is not int or abs(priority) > PRIORITY_LIMIT:
         return 0
     return priority
+
+
+def wish(flow: Flow, pending: Pending) -> None:
+    """Note what a request wants beyond the usual."""
+    extras = pending.extras
+    pending.priority = priority_of(extras)
+    pending.watched = presence.watch(flow, pending.client, extras, pending.envelope)
+    if "min_lsn" in extras:
+        pending.demand = Demand.COMPARABLE
 
 
 def refusal(

@@ -16,6 +16,7 @@ from falconas.broker.records import Client, LaneKey, Pending
 
 BOOST = 100
 PRIORITY_LIMIT = 3
+DEMANDING = ()  # the kind of what is looked at one by one
 
 QueueKey = frozenset[LaneKey]
 
@@ -25,6 +26,8 @@ class Queue:
 
     def __init__(self, key: QueueKey) -> None:
         self.key = key
+        self.alone_at: float | None = None  # since when no worker of it is ready
+        self.kinds: dict[tuple[str, ...], dict[int, Pending]] = {}
         self._heap: list[tuple[int, float, int]] = []
         self._waiting: dict[int, Pending] = {}
         self._tags: dict[Client, tuple[float, int]] = {}
@@ -42,6 +45,10 @@ class Queue:
         tag = max(self._virtual, last) + (0.0 if front else 1.0)
         self._tags[pending.client] = (tag, count + 1)
         self._waiting[pending.number] = pending
+        kind = pending.kind
+        if kind not in self.kinds:
+            self.kinds[kind] = {}
+        self.kinds[kind][pending.number] = pending
         rank = 0 if front else 1
         # Of what had been handed out age decides, not how much its client has asked.
         order = (tag if rank else 0.0) - BOOST * pending.priority
@@ -80,8 +87,22 @@ class Queue:
             self._heap = [entry for entry in self._heap if entry[2] in self._waiting]
             heapify(self._heap)
 
+    def ways(self, key_of: Callable[[Pending], QueueKey]) -> set[QueueKey]:
+        """Return the keys of all that waits: one look at each kind."""
+        ways = {
+            key_of(next(iter(alike.values())))
+            for kind, alike in self.kinds.items()
+            if kind != DEMANDING
+        }
+        return ways | {key_of(p) for p in self.kinds.get(DEMANDING, {}).values()}
+
     def _drop(self, pending: Pending) -> None:
         del self._waiting[pending.number]
+        kind = pending.kind
+        alike = self.kinds[kind]
+        del alike[pending.number]
+        if not alike:
+            del self.kinds[kind]
         tag, count = self._tags[pending.client]
         if count == 1:
             del self._tags[pending.client]
@@ -96,7 +117,6 @@ class Backlog:
         self.limit = limit
         self.limit_bytes = limit_bytes
         self.queues: dict[QueueKey, Queue] = {}
-        self.demanding: dict[int, Pending] = {}  # which nodes' facts may release
         self.count = 0
         self.bytes = 0
 
@@ -108,17 +128,32 @@ class Backlog:
         """Tell whether a request of `size` bytes fits."""
         return self.count < self.limit and self.bytes + size <= self.limit_bytes
 
-    def push(self, pending: Pending, key: QueueKey, *, front: bool = False) -> None:
-        """Queue a request; the bound is the caller's to ask (`has_room`)."""
+    @property
+    def demanding(self) -> list[Pending]:
+        """Return what facts of nodes may release."""
+        queues = self.queues.values()
+        return [p for q in queues for p in q.kinds.get(DEMANDING, {}).values()]
+
+    @property
+    def scripts(self) -> set[str]:
+        """Return what is waited for."""
+        scripts = {kind[0] for q in self.queues.values() for kind in q.kinds if kind}
+        return scripts | {pending.script for pending in self.demanding}
+
+    def push(self, pending: Pending, key: QueueKey, *, front: bool = False) -> bool:
+        """Queue a request; True if its queue is new.
+
+        The bound is the caller's to ask (`has_room`).
+        """
         queue = self.queues.get(key)
+        fresh = queue is None
         if queue is None:
             queue = self.queues[key] = Queue(key)
         queue.push(pending, front=front)
         pending.queue = queue
-        if pending.demanding:
-            self.demanding[pending.number] = pending
         self.count += 1
         self.bytes += pending.size
+        return fresh
 
     def awaits(self, lane: LaneKey) -> bool:
         """Tell whether a request waits that `lane` can serve."""
@@ -152,37 +187,56 @@ class Backlog:
         queue.remove(pending)
         self._forget(pending, queue)
 
+    def rename(self, key_of: Callable[[Pending], QueueKey]) -> bool:
+        """Let queues follow what waits in them, where all of it goes to no other.
+
+        True if there was one: it moves as it is, however much waits in it.
+        """
+        renamed = False
+        for queue in list(self.queues.values()):
+            ways = queue.ways(key_of)
+            if len(ways) == 1 and not ways & self.queues.keys():
+                del self.queues[queue.key]
+                (queue.key,) = ways
+                self.queues[queue.key] = queue
+                renamed = True
+        return renamed
+
     def strays(self, key_of: Callable[[Pending], QueueKey]) -> list[Pending]:
         """Return what waits in another queue than that of its key.
 
-        Of what is not demanding, requests of one kind have one key: to look at one is
-        to know all.
+        Requests of one kind have one key: to look at one is to know all.
         """
         strays = self.astray(key_of)
         for queue in self.queues.values():
-            samples = {p.kind: p for p in queue if not p.demanding}
-            moved = {k for k, p in samples.items() if key_of(p) != queue.key}
-            if moved:
-                strays += [p for p in queue if not p.demanding and p.kind in moved]
+            for kind, alike in queue.kinds.items():
+                if (
+                    kind != DEMANDING
+                    and key_of(next(iter(alike.values()))) != queue.key
+                ):
+                    strays += alike.values()
         return strays
 
     def astray(self, key_of: Callable[[Pending], QueueKey]) -> list[Pending]:
         """Return the same of what is demanding."""
-        waiting = self.demanding.values()
-        return [p for p in waiting if key_of(p) != p.queue.key]
+        return [p for p in self.demanding if key_of(p) != p.queue.key]
 
     def move(
         self, strays: list[Pending], key_of: Callable[[Pending], QueueKey]
-    ) -> None:
-        """Put requests into the queues of their keys, the oldest first."""
+    ) -> list[Queue]:
+        """Put requests into the queues of their keys, the oldest first.
+
+        Return the queues that are new.
+        """
+        fresh = []
         for pending in sorted(strays, key=lambda pending: pending.number):
             self.remove(pending)
-            self.push(pending, key_of(pending), front=pending.demanding)
+            if self.push(pending, key_of(pending), front=pending.demanding):
+                fresh.append(pending.queue)
+        return fresh
 
     def _forget(self, pending: Pending, queue: Queue) -> None:
         pending.queue = None
-        if pending.demanding:
-            del self.demanding[pending.number]
         self.count -= 1
         self.bytes -= pending.size
         if not queue:

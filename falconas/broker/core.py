@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from math import inf
 
-from falconas.broker import detours, operators, prefetch, presence, verdicts
-from falconas.broker.admission import (
-    USUAL_EXTRAS,
-    budget_of,
-    priority_of,
-    refusal,
+from falconas.broker import (
+    detours,
+    endings,
+    operators,
+    prefetch,
+    presence,
+    supervision,
+    verdicts,
 )
-from falconas.broker.flow import Flow
-from falconas.broker.hosts import beat_of
+from falconas.broker.admission import USUAL_EXTRAS, budget_of, refusal, wish
+from falconas.broker.flow import UNKNOWN_PEER, Flow
 from falconas.broker.losses import Losses
-from falconas.broker.pool import script_infos
 from falconas.broker.records import (
     Body,
-    Demand,
     LaneKey,
     Loss,
     Peer,
@@ -30,8 +30,8 @@ from falconas.broker.records import (
     Socket,
     Worker,
 )
-from falconas.codec import decode_value, encode_value
-from falconas.errors import FalconError, InvalidArgument, Started, Unavailable
+from falconas.codec import encode_value
+from falconas.errors import FalconError, Started, Unavailable
 from falconas.protocol import (
     Cancel,
     Catalogue,
@@ -53,7 +53,6 @@ from falconas.protocol import (
 from falconas.settings import Broker as BrokerSettings
 
 SWEEP_INTERVAL = 1.0
-UNKNOWN_PEER = b"?"
 
 
 class BrokerCore:
@@ -118,10 +117,7 @@ class BrokerCore:
             deadline=now + budget_of(flow, request.budget, info),
         )
         if not usual:
-            pending.priority = priority_of(extras)
-            pending.watched = presence.watch(flow, client, extras, peer.envelope)
-            if "min_lsn" in extras:
-                pending.demand = Demand.COMPARABLE
+            wish(flow, pending)
         client.pending[request.id] = pending
         flow.open += 1
         flow.counters["requests"] += 1
@@ -135,7 +131,7 @@ class BrokerCore:
         if pending is None:
             return
         flow.counters["cancels"] += 1
-        flow.cancel(pending, now)
+        endings.cancel(flow, pending, now)
 
     def catalogue(self, peer: Peer, catalogue: Catalogue) -> None:
         """Somebody asks what scripts there are."""
@@ -159,9 +155,9 @@ class BrokerCore:
         if other is not None and other is not worker:
             if worker is not None:  # it must not get what the other had in hand
                 flow.set_ready(worker, False, now)
-            flow.lose(other, _perhaps("its connection changed hands"), now)
+            self.losses.lose(other, _perhaps("its connection changed hands"), now)
         if worker is not None and worker.lane != lane:
-            flow.lose(worker, _perhaps("it came back changed"), now)
+            self.losses.lose(worker, _perhaps("it came back changed"), now)
             worker = None
         if worker is None:
             to, facts = peer.identity, ready.extras
@@ -232,7 +228,7 @@ class BrokerCore:
             return
         worker = self.flow.pool.by_identity.get(peer.identity)
         if worker is not None:
-            self.flow.lose(worker, Loss(b"", Started.UNKNOWN, "it left"), now)
+            self.losses.lose(worker, Loss(b"", Started.UNKNOWN, "it left"), now)
 
     def unreachable(self, send: Send, now: float) -> None:
         """A message could not be sent: its peer is gone."""
@@ -245,7 +241,7 @@ class BrokerCore:
             if pending is not None and isinstance(send.message, Request):
                 flow.take_back(pending)  # it never left
                 flow.again(pending, now)
-            flow.lose(worker, _perhaps("its connection is gone"), now)
+            self.losses.lose(worker, _perhaps("its connection is gone"), now)
         elif send.socket is Socket.FRONTEND:
             if isinstance(send.message, Reply):
                 until = now + self.settings.budget
@@ -257,39 +253,13 @@ class BrokerCore:
 
     def register(self, peer: Peer, register: Register, body: Body, now: float) -> None:
         """A supervisor introduces itself and its scripts."""
-        try:
-            manifest = decode_value(body)
-            infos = script_infos(manifest)
-        except ValueError as error:
-            wrong = InvalidArgument(f"manifest: {error}")
-            self.flow.answer(peer, register.id, wrong)
-            return
-        self.hosts.register(peer.identity, register, manifest["scripts"], now)
-        pool = self.flow.pool
-        news = pool.learn(register.manifest, infos)
-        if register.extras.get("fresh") is True:
-            news = pool.pardon({register.manifest}) or news
-        if news or pool.quarantine:  # which version is the newest may have changed
-            self.flow.refile(now)
-        self.flow.welcome(peer, register.id, now)
+        supervision.register(self.flow, peer, register, body, now)
 
     def heartbeat(
         self, peer: Peer, heartbeat: Heartbeat, body: Body, now: float
     ) -> None:
         """A supervisor lives; of its workers, those that it no longer lists do not."""
-        if not self.hosts.heartbeat(heartbeat, peer.identity, now):
-            self.flow.welcome(peer, UNKNOWN_PEER, now)
-            return
-        pool, supervisor = self.flow.pool, heartbeat.supervisor
-        alive, nodes = beat_of(body)
-        gone = [] if alive is None else pool.missing(supervisor, alive, now)
-        for worker in gone:  # they get nothing more, whatever the news of nodes
-            pool.set_ready(worker, False)
-        detours.report(self.flow, supervisor, nodes, now)
-        self._let_go(gone, "it is gone", now)
-        extras = {"epoch": self.flow.epoch, "now": now}
-        message = Heartbeat(heartbeat.id, heartbeat.supervisor, extras)
-        self.flow.sends.append(Send(*peer, message, b""))
+        supervision.heartbeat(self.flow, self.losses, peer, heartbeat, body, now)
 
     def lost(self, lost: Lost, now: float) -> None:
         """A supervisor saw its worker die, and which request that had started."""
@@ -309,25 +279,22 @@ class BrokerCore:
     def tick(self, now: float) -> None:
         """Do what is due; call it at `wake_at()` at the latest."""
         flow = self.flow
-        while due := flow.expiry.take(now):
-            flow.due(due, now)
+        endings.tick(flow, now)
         self.losses.tick(now)
         if now >= self._sweep_at:
             self._sweep_at = now + SWEEP_INTERVAL
             flow.clients.sweep(now)
             presence.ask(flow, now)
-            silent = [supervisor.uuid for supervisor in self.hosts.silent(now)]
-            workers = [w for uuid in silent for w in flow.pool.of_supervisor(uuid)]
-            self._let_go(workers, "its supervisor is silent", now)
-            for uuid in silent:
-                detours.forget(flow, uuid, now)
+            supervision.sweep(flow, self.losses, now)
             detours.sweep(flow, now)
         if now >= self.draining_until:
-            flow.abandon(now)
+            endings.abandon(flow, now)
 
     def wake_at(self) -> float:
         """Return when `tick` has work next, if nothing happens before."""
-        wake_at = min(self.flow.expiry.wake_at(), self.losses.wake_at())
+        flow = self.flow
+        wake_at = min(flow.expiry.wake_at(), flow.patience.wake_at())
+        wake_at = min(wake_at, self.losses.wake_at())
         return min(wake_at, self._sweep_at, self.draining_until)
 
     @property
@@ -339,12 +306,6 @@ class BrokerCore:
         """Return the messages to send, in order, and forget them."""
         sends, self.flow.sends = self.flow.sends, []
         return sends
-
-    def _let_go(self, workers: list[Worker], reason: str, now: float) -> None:
-        self.flow.lose_all(workers, reason, now)
-        for worker in workers:  # should they live, they introduce themselves
-            peer = Peer(Socket.BACKEND, worker.identity)
-            self.flow.welcome(peer, UNKNOWN_PEER, now)
 
     def _worker(self, peer: Peer, now: float) -> Worker | None:
         worker = self.flow.pool.by_identity.get(peer.identity)

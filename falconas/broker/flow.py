@@ -16,22 +16,22 @@ from falconas.broker.backlog import Backlog, QueueKey
 from falconas.broker.clients import Clients
 from falconas.broker.expiry import Expiry
 from falconas.broker.hosts import Hosts
+from falconas.broker.patience import Patience
 from falconas.broker.pool import Pool
-from falconas.broker.records import Body, Loss, Peer, Pending, Send, Socket, Worker
+from falconas.broker.records import Body, Peer, Pending, Send, Socket, Worker
 from falconas.codec import encode_value
-from falconas.errors import Code, FalconError, ResourceExhausted, Started
-from falconas.protocol import VERSION, Cancel, Id, Kind, Reply, Request, Welcome
+from falconas.errors import Code, FalconError, ResourceExhausted
+from falconas.protocol import VERSION, Id, Kind, Reply, Request, Welcome
 from falconas.settings import Broker as BrokerSettings
 
 # A worker's deadline is the request's; the broker's own verdict on what a worker has
 # in hand comes this much later, so that the worker's better one can overtake it.
 VERDICT_GRACE = 0.7
 ATTEMPTS = 2
-# A node that serves may take so long to have replayed something: mostly it lags by
-# less, but what is known of its position is old too.
-CATCH_UP = 3.0
 # Id of a WELCOME that asks a known worker to say READY again, with what it holds.
 RECOUNT = b"holding?"
+# Id of a WELCOME that asks an unknown peer to introduce itself.
+UNKNOWN_PEER = b"?"
 
 
 class Flow:
@@ -46,6 +46,7 @@ class Flow:
         self.pool = Pool(settings.ahead)
         self.hosts = Hosts()
         self.expiry = Expiry()
+        self.patience = Patience(settings, now, self.pool, self.backlog, self.expiry)
         self.counters: Counter[str] = Counter()
         self.sends: list[Send] = []
         self.open = 0
@@ -93,8 +94,10 @@ class Flow:
         elif not key and self.pool.is_quarantined(pending.script):
             self.finish(pending, verdicts.quarantined(pending), now)
         elif accepted or self.backlog.has_room(pending.size):
-            self.backlog.push(pending, key, front=front)
-            self.expiry.set(pending, self._due(pending, now))
+            if self.backlog.push(pending, key, front=front):
+                self.patience.look(pending.queue, now)
+            pending.alone_at = now
+            self.expiry.set(pending, self.patience.end(pending))
         else:
             backlog = self.backlog
             full = ResourceExhausted(
@@ -148,11 +151,19 @@ class Flow:
         pending.worker = None
         pending.start_by = inf
 
+    def revoke(self, hands: list[Pending]) -> None:
+        """Take back what its workers have not started; they get no more for now."""
+        for pending in hands:
+            worker = pending.worker
+            assert worker is not None
+            self.take_back(pending)
+            prefetch.close(worker)
+
     def reconcile(self, worker: Worker, holding: Any, now: float) -> None:
         """Take back what a worker says not to hold: it never got that."""
         held = holding if isinstance(holding, list) else []
         missing = [p for p in worker.hands.values() if p.dispatch not in held]
-        self._revoke(missing)
+        self.revoke(missing)
         for pending in missing:
             self.again(pending, now)
 
@@ -164,78 +175,6 @@ class Flow:
             self.finish(pending, verdicts.cancelled(pending), now)
         else:
             self.file(pending, now, accepted=True, front=True)
-
-    def due(self, due: list[Pending], now: float) -> None:
-        """Take back what has lost its lease, and end what has no time left.
-
-        The first in hand may run: what was ahead of it has been answered. A worker
-        that is silent for so long is as good as lost for what is behind that: should
-        answers be on their way, something of it may have been started.
-        """
-        leases = [pending for pending in due if pending.start_by < inf]
-        over = [pending for pending in due if pending.start_by == inf]
-        lapsed = [pending for pending in leases if not _is_first(pending)]
-        for pending in leases:
-            pending.start_by = inf
-            if pending not in lapsed:
-                self.expiry.set(pending, pending.deadline + VERDICT_GRACE)
-        self._revoke(lapsed)
-        self.counters["revoked"] += len(lapsed)
-        for pending in lapsed:
-            pending.attempt += 1
-            self.again(pending, now)
-        for pending in over:
-            self._give_up(pending, now)
-
-    def _give_up(self, pending: Pending, now: float) -> None:
-        """End a request whose time is up."""
-        if pending.worker is not None:
-            cancelled = pending.cancelled
-            error = (verdicts.cancelled if cancelled else verdicts.silent)(pending)
-            # It may have dropped the request, and would count as busy for ever.
-            peer = Peer(Socket.BACKEND, pending.worker.identity)
-            self.welcome(peer, RECOUNT, now)
-        elif pending.due >= pending.deadline:
-            error = verdicts.expired(pending)
-        else:
-            script = pending.script
-            info = self.pool.info(script) if self.hosts.offers(script) else None
-            nodes, wait = self.pool.objections(pending), self.settings.worker_wait
-            error = verdicts.unserved(pending, info, nodes, wait)
-        self._end(pending, error, now)
-
-    def cancel(self, pending: Pending, now: float) -> None:
-        """End a request that waits; let one that is in hand be dropped or interrupted.
-
-        A worker that runs a script does not read: its supervisor interrupts it. The
-        deadline of the request is now.
-        """
-        if pending.cancelled:
-            return
-        pending.cancelled = True
-        worker = pending.worker
-        if worker is None:
-            self._end(pending, verdicts.cancelled(pending), now)
-            return
-        pending.deadline = min(pending.deadline, now)
-        pending.start_by = inf
-        self.expiry.set(pending, pending.deadline + VERDICT_GRACE)
-        if worker.dead:
-            return  # and its answer perhaps on its way
-        message = Cancel(pending.dispatch, {})
-        self.sends.append(Send(Socket.BACKEND, worker.identity, (), message, b""))
-        supervisor = self.hosts.supervisors.get(worker.supervisor)
-        if supervisor is not None:
-            message = Cancel(pending.dispatch, {"worker": worker.uuid})
-            to = supervisor.identity
-            self.sends.append(Send(Socket.CONTROL, to, (), message, b""))
-
-    def abandon(self, now: float) -> None:
-        """End every request: the broker stops."""
-        in_hand = [p for w in self.pool.by_uuid.values() for p in w.hands.values()]
-        for pending in [*self.backlog, *in_hand]:
-            if not pending.answered:
-                self._end(pending, verdicts.abandoned(pending), now)
 
     def finish(
         self,
@@ -266,6 +205,12 @@ class Flow:
         if not client.session:
             self.clients.ended(client)
 
+    def end(self, pending: Pending, error: FalconError, now: float) -> None:
+        """Give the verdict on a request wherever it is."""
+        if pending.worker is None:
+            self.backlog.remove(pending)
+        self.finish(pending, error, now)
+
     def answered(self, worker: Worker, now: float) -> None:
         """Give more to a worker that has answered and can go on."""
         worker.heard_at = now
@@ -280,74 +225,38 @@ class Flow:
         ready = ready and not worker.dead
         self.pool.set_ready(worker, ready)
         if bool(before) != bool(lane.ready):
-            self._rearm(now)
+            self.patience.reconsider(now)
         if ready:
             self.pool.set_idle(worker, now)
             self._serve(worker, now)
 
-    def lose(self, worker: Worker, loss: Loss, now: float) -> None:
-        """Let a worker go; of what it had, what came after that in `loss` waits again.
-
-        The other is dispatched once more if this version of the script is idempotent,
-        somebody still wants it and there is time; else its outcome is not known.
-        """
-        hands = list(worker.hands.values())
-        for pending in hands:
-            self.take_back(pending)
-            if loss.tells(pending.dispatch) is not Started.NO:
-                worker.served += 1
-                worker.errors += 1
-        if self.pool.remove(worker):
-            self.refile(now)
-        else:
-            self._rearm(now)
-        self.counters["workers_gone"] += 1
-        for pending in hands:
-            started = loss.tells(pending.dispatch)
-            if started is Started.NO:
-                self.again(pending, now)
-            elif not pending.answered:
-                self._lost(pending, worker, loss._replace(started=started), now)
-
-    def lose_all(self, workers: list[Worker], reason: str, now: float) -> None:
-        """Let workers go together, so that none gets what another had in hand."""
-        for worker in workers:
-            self.pool.set_ready(worker, False)
-        for worker in workers:
-            self.lose(worker, Loss(None, Started.UNKNOWN, reason), now)
-
     def refile(self, now: float) -> None:
         """File anew what waits and has another way: what can run where has changed."""
-        scripts = {p.script for p in self.backlog} if self.pool.quarantine else ()
-        held_back = {script for script in scripts if self.pool.is_quarantined(script)}
-        for pending in [p for p in self.backlog if p.script in held_back]:
-            self._end(pending, verdicts.quarantined(pending), now)
-        self.move(self.backlog.strays(self.pool.key_of), now)
+        pool, backlog = self.pool, self.backlog
+        scripts = backlog.scripts if pool.quarantine else ()
+        held_back = {script for script in scripts if pool.is_quarantined(script)}
+        waiting = list(backlog) if held_back else []
+        for pending in [p for p in waiting if p.script in held_back]:
+            self.end(pending, verdicts.quarantined(pending), now)
+        renamed = backlog.rename(pool.key_of)
+        self.move(backlog.strays(pool.key_of), now)
+        if renamed:
+            self._serve_idle(now)
 
     def move(self, strays: list[Pending], now: float) -> None:
         """Let requests wait elsewhere, or no longer."""
+        for pending in strays:
+            self.patience.begin(pending, now)
         self.backlog.move(strays, self.pool.key_of)
-        for pending in (*strays, *self.backlog.demanding.values()):
-            self.expiry.set(pending, self._due(pending, now))
-        for lane in self.pool.lanes.values() if strays else ():
-            for worker in list(lane.idle):
-                self._serve(worker, now)
+        self.patience.reconsider(now)
+        for pending in strays:
+            self.expiry.set(pending, self.patience.end(pending))
+        if strays:
+            self._serve_idle(now)
 
     def retry_after(self) -> float:
         """Return a hint for those who are refused: how long others wait at present."""
         return round(min(max(self._wait, 0.1), 5.0), 3)
-
-    def _lost(self, pending: Pending, worker: Worker, loss: Loss, now: float) -> None:
-        idempotent = pending.info is not None and pending.info.idempotent
-        late = loss.late or now >= pending.deadline
-        over = late or pending.cancelled
-        if idempotent and pending.attempt < ATTEMPTS and not over:
-            pending.attempt += 1
-            self.counters["attempts_repeated"] += 1
-            self.again(pending, now)
-        else:
-            error = verdicts.lost(pending, worker.name, loss, late=late)
-            self.finish(pending, error, now)
 
     def _follow(self, pending: Pending, key: QueueKey, now: float) -> Worker | None:
         """Return a busy worker that may take a request ahead of its turn.
@@ -364,50 +273,20 @@ class Flow:
                 best = worker if prefetch.may_follow(worker, pending, now) else best
         return best
 
-    def _revoke(self, hands: list[Pending]) -> None:
-        """Take back what its workers have not started; they get no more for now."""
-        for pending in hands:
-            worker = pending.worker
-            assert worker is not None
-            self.take_back(pending)
-            prefetch.close(worker)
-
-    def _serve(self, worker: Worker, now: float) -> None:
+    def _serve(self, worker: Worker, now: float, *, ahead: bool = True) -> None:
         """Give a worker what has waited longest of what it can run."""
         while (queue := self.backlog.queue_of(worker.lane)) is not None:
-            if worker.hands and not prefetch.may_follow(worker, queue.first(), now):
+            if worker.hands and not (
+                ahead and prefetch.may_follow(worker, queue.first(), now)
+            ):
                 return
             pending = self.backlog.pop(queue)
             self._wait += (now - pending.arrived - self._wait) / 8
             self.dispatch(pending, worker, now)
 
-    def _end(self, pending: Pending, error: FalconError, now: float) -> None:
-        if pending.worker is None:
-            self.backlog.remove(pending)
-        self.finish(pending, error, now)
-
-    def _rearm(self, now: float) -> None:
-        for pending in self.backlog:
-            self.expiry.set(pending, self._due(pending, now))
-
-    def _due(self, pending: Pending, now: float) -> float:
-        """When to give up a request that waits."""
-        if self.pool.is_served(pending.queue.key):
-            return pending.deadline
-        if pending.astray_at is not None:
-            patience = self.settings.worker_wait
-            route = self.pool.route(pending.script)
-            if self.pool.is_served(route):  # by nodes that only have to catch up
-                patience = max(patience, CATCH_UP)
-            return min(pending.deadline, pending.astray_at + patience)
-        if 0.0 < pending.due < pending.deadline:
-            return pending.due  # already waiting for a worker to appear
-        patience = max(
-            now + self.settings.worker_wait, self.began + self.settings.start_wait
-        )
-        return min(pending.deadline, patience)
-
-
-def _is_first(pending: Pending) -> bool:
-    assert pending.worker is not None
-    return next(iter(pending.worker.hands)) == pending.dispatch
+    def _serve_idle(self, now: float) -> None:
+        """Give each idle worker something before any has more than one."""
+        idle = [worker for lane in self.pool.lanes.values() for worker in lane.idle]
+        for ahead in (False, True):
+            for worker in idle:
+                self._serve(worker, now, ahead=ahead)

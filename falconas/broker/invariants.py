@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from math import inf, isclose
 
+from falconas.broker.backlog import DEMANDING
 from falconas.broker.core import BrokerCore
 from falconas.broker.flow import VERDICT_GRACE
 from falconas.broker.prefetch import DEPTH, MARGIN
@@ -46,12 +47,14 @@ def _check_backlog(core: BrokerCore) -> None:
     waiting = list(backlog)
     assert backlog.count == len(waiting), "backlog miscounted"
     assert backlog.bytes == sum(p.size for p in waiting), "bytes miscounted"
-    demanding = {p.number for p in waiting if p.demanding}
-    assert backlog.demanding.keys() == demanding, "would miss the news of nodes"
     for key, queue in backlog.queues.items():
         assert len(queue) > 0, "an empty queue was kept"
         assert queue.key == key, "a queue under another's key"
         served = pool.is_served(key)
+        assert served == (queue.alone_at is None), "believed to be served, or not"
+        timer = flow.patience.timer(queue)
+        demanding = {p.number for p in queue if p.demanding}
+        assert queue.kinds.get(DEMANDING, {}).keys() == demanding, "would miss the news"
         held_back = any(pool.is_quarantined(p.script) for p in queue)
         assert key or not held_back, "waits though it is quarantined"
         for pending in queue:
@@ -59,8 +62,10 @@ def _check_backlog(core: BrokerCore) -> None:
             assert pending.worker is None, "waits and is in hand"
             assert not pending.answered, "ended but waits"
             assert pool.key_of(pending) == key, "in the wrong queue"
-            assert not served or pending.due == pending.deadline, "given up too early"
-            assert pending.due <= pending.deadline, "given up too late"
+            end = flow.patience.end(pending)
+            assert min(pending.due, timer) <= end, "given up too late"
+            alike = queue.kinds.get(pending.kind, {})
+            assert alike.get(pending.number) is pending, "of another kind"
         for lane in key:
             assert not pool.lanes[lane].idle, "a request waits beside an idle worker"
 

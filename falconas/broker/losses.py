@@ -1,13 +1,14 @@
-"""Dead workers: what their supervisor says of them, and when they are let go."""
+"""Lost workers: when they are let go, and what becomes of what they had in hand."""
 
 from __future__ import annotations
 
 from collections import deque
 from math import inf
 
-from falconas.broker.flow import Flow
+from falconas.broker import verdicts
+from falconas.broker.flow import ATTEMPTS, Flow
 from falconas.broker.quarantine import Suspect
-from falconas.broker.records import Loss, Worker
+from falconas.broker.records import Loss, Pending, Worker
 from falconas.errors import Started
 from falconas.protocol import Lost
 
@@ -48,6 +49,55 @@ class Losses:
         """Return when `tick` has work next; inf for never."""
         return self._dead[0][0] if self._dead else inf
 
+    def lose(self, worker: Worker, loss: Loss, now: float) -> None:
+        """Let a worker go; of what it had, what came after that in `loss` waits again.
+
+        The other is dispatched once more if this version of the script is idempotent,
+        somebody still wants it and there is time; else its outcome is not known.
+        """
+        self.lose_all([worker], loss, now)
+
+    def lose_all(self, workers: list[Worker], loss: Loss, now: float) -> None:
+        """Let workers go together, so that none gets what another had in hand."""
+        flow, pool = self._flow, self._flow.pool
+        for worker in workers:
+            pool.set_ready(worker, False)
+        hands = [(p, worker) for worker in workers for p in worker.hands.values()]
+        for pending, worker in hands:
+            flow.take_back(pending)
+            if loss.tells(pending.dispatch) is not Started.NO:
+                worker.served += 1
+                worker.errors += 1
+        changed = [pool.remove(worker) for worker in workers]
+        if any(changed):
+            flow.refile(now)
+        elif not all(worker.home.ready for worker in workers):
+            flow.patience.reconsider(now)
+        flow.counters["workers_gone"] += len(workers)
+        for pending, worker in hands:
+            self._dispose(pending, worker, loss, now)
+
+    def _dispose(
+        self, pending: Pending, worker: Worker, loss: Loss, now: float
+    ) -> None:
+        flow, started = self._flow, loss.tells(pending.dispatch)
+        if started is Started.NO:
+            flow.again(pending, now)
+            return
+        if pending.answered:
+            return
+        idempotent = pending.info is not None and pending.info.idempotent
+        late = loss.late or now >= pending.deadline
+        over = late or pending.cancelled
+        if idempotent and pending.attempt < ATTEMPTS and not over:
+            pending.attempt += 1
+            flow.counters["attempts_repeated"] += 1
+            flow.again(pending, now)
+        else:
+            loss = loss._replace(started=started)
+            error = verdicts.lost(pending, worker.name, loss, late=late)
+            flow.finish(pending, error, now)
+
     def _blame(self, worker: Worker, lost: Lost, now: float) -> None:
         flow = self._flow
         script = worker.started(lost.id)
@@ -66,4 +116,4 @@ class Losses:
             started = Started.YES if lost.state == "RUN" else Started.UNKNOWN
             late = lost.extras.get("why") == "deadline"
             loss = Loss(dispatch, started, lost.reason, late=late)
-            self._flow.lose(worker, loss, now)
+            self.lose(worker, loss, now)

@@ -6,6 +6,7 @@ sent. So those clients are asked now and then; nobody has to answer.
 
 from __future__ import annotations
 
+from falconas.broker import endings
 from falconas.broker.flow import Flow
 from falconas.broker.records import Client, Pending, Send, Socket
 from falconas.protocol import Ping
@@ -58,4 +59,4 @@ def _cancel(flow: Flow, client: Client, now: float) -> None:
     for pending in _watched(client):
         if not pending.cancelled:
             flow.counters["clients_gone"] += 1
-            flow.cancel(pending, now)
+            endings.cancel(flow, pending, now)

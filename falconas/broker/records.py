@@ -101,6 +101,7 @@ class Pending:
     due: float = 0.0
     demand: Demand = Demand.NOTHING
     astray_at: float | None = None  # since when nodes give it back
+    alone_at: float = 0.0  # since when it waits, or waits for a worker to appear
     watched: bool = False  # to be cancelled when its client is gone
     cancelled: bool = False
     answered: bool = False
@@ -116,14 +117,16 @@ class Pending:
     @property
     def demanding(self) -> bool:
         """It was given back, and each news of a node may release it."""
-        return self.demand > Demand.COMPARABLE
+        return self.demand > Demand.COMPARABLE or self.astray_at is not None
 
     @property
     def kind(self) -> tuple[str, ...]:
-        """What requests share that the same lanes serve, unless they are demanding.
+        """What requests share that the same lanes serve; empty if it is demanding.
 
         The script, and the databases of which it wants to see what was written.
         """
+        if self.demand > Demand.COMPARABLE or self.astray_at is not None:
+            return ()
         min_lsn = self.extras.get("min_lsn")
         if not min_lsn:
             return (self.script,)

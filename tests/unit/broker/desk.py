@@ -10,7 +10,16 @@ from falconas.broker.invariants import check_invariants
 from falconas.broker.records import Peer, Pending, ScriptInfo, Send, Socket, Worker
 from falconas.codec import decode_value, encode_value
 from falconas.errors import Code
-from falconas.protocol import Heartbeat, Lost, Ready, Register, Reply, Request, Return
+from falconas.protocol import (
+    Heartbeat,
+    Lost,
+    Ready,
+    Register,
+    Reply,
+    Request,
+    Return,
+    Status,
+)
 from falconas.settings import Broker
 
 EPOCH = b"epoch-01"
@@ -106,6 +115,11 @@ class Desk:
     ) -> None:
         uuid = name.encode().ljust(16, b".")
         self.core.lost(Lost(started, uuid, state, "signal 9", extras), self.now)
+
+    def status(self, name: str, *, ready: bool) -> None:
+        peer = self.backend(name)
+        uuid = name.encode().ljust(16, b".")
+        self.core.status(peer, Status(uuid, ready, {}), self.now)
 
     def tick(self, seconds: float = 0.0) -> None:
         self.now += seconds

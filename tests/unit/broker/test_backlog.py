@@ -232,16 +232,65 @@ def test_requests_that_news_of_nodes_may_release_are_at_hand() -> None:
         request = pending(number, client=Client(b"c", b"c", session=False))
         request.demand = Demand.REPLAYED if number > 1 else Demand.NOTHING
         backlog.push(request, lane)
-    assert [*backlog.demanding] == [2, 3, 4]
+    assert [request.number for request in backlog.demanding] == [2, 3, 4]
 
-    backlog.remove(backlog.demanding[3])
+    backlog.remove(backlog.demanding[1])
     first, second = pop(backlog, A), pop(backlog, A)
 
     assert first
     assert second
     assert (first.number, second.number) == (1, 2)
-    assert [*backlog.demanding] == [4]
+    assert [request.number for request in backlog.demanding] == [4]
     last = pop(backlog, A)
     assert last
     assert last.number == 4
-    assert backlog.demanding == {}
+    assert backlog.demanding == []
+
+
+def test_what_goes_elsewhere_as_a_whole_is_not_touched() -> None:
+    backlog = Backlog(9, 999)
+    for number in (1, 2, 3):
+        script = "read" if number < 3 else "write"
+        backlog.push(pending(number, client=ONE, script=script), LANES[0])
+    backlog.push(pending(4, client=ONE, demand=Demand.REPLAYED), LANES[0])
+    (queue,) = backlog.queues.values()
+    asked: list[int] = []
+
+    def key_of(request: Pending) -> QueueKey:
+        asked.append(request.number)
+        return LANES[1]
+
+    assert backlog.rename(key_of)
+
+    assert sorted(asked) == [1, 3, 4]
+    assert backlog.queues == {LANES[1]: queue}
+    assert queue.key == LANES[1]
+    assert not backlog.strays(key_of)
+    assert not backlog.rename(key_of)
+
+
+def test_a_queue_follows_nobody_where_not_all_goes_or_another_is() -> None:
+    backlog = Backlog(9, 999)
+    for number, script in ((1, "read"), (2, "write")):
+        backlog.push(pending(number, client=ONE, script=script), LANES[0])
+    assert not backlog.rename(lambda request: LANES[request.script == "read"])
+    backlog.push(pending(3, client=ONE), LANES[1])
+
+    assert not backlog.rename(lambda _: LANES[1])
+
+    assert [len(backlog.queues[key]) for key in LANES] == [2, 1]
+
+
+def test_what_is_waited_for() -> None:
+    backlog = Backlog(9, 999)
+    for number, script in ((1, "read"), (2, "read"), (3, "write")):
+        backlog.push(pending(number, client=ONE, script=script), LANES[0])
+    special = pending(4, client=ONE, script="other", demand=Demand.PRIMARY)
+    backlog.push(special, LANES[1])
+    assert backlog.scripts == {"read", "write", "other"}
+
+    backlog.remove(special)
+    for _ in range(2):
+        pop(backlog, A)
+
+    assert backlog.scripts == {"write"}

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from falconas.broker.core import UNKNOWN_PEER
 from falconas.broker.expiry import RESOLUTION
-from falconas.broker.flow import RECOUNT, VERDICT_GRACE
+from falconas.broker.flow import RECOUNT, UNKNOWN_PEER, VERDICT_GRACE
 from falconas.broker.hosts import SILENCE
 from falconas.broker.losses import ANSWER_WAIT
 from falconas.broker.pool import UNLISTED_FOR

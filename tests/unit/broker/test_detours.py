@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from falconas.broker.flow import CATCH_UP
+from falconas.broker.endings import cancel
 from falconas.broker.hosts import SILENCE
 from falconas.broker.nodes import DOUBT
+from falconas.broker.patience import CATCH_UP
 from falconas.broker.records import Peer, Send, Socket
 from falconas.codec import decode_value, encode_value
 from falconas.errors import Code
@@ -439,7 +440,7 @@ def test_a_cancelled_request_ends_when_it_is_sent_back(desk: Desk) -> None:
     desk.ask("read", min_lsn=MIN)
     sent = desk.handed()
     (pending,) = desk.known("w2").hands.values()
-    desk.flow.cancel(pending, desk.now)
+    cancel(desk.flow, pending, desk.now)
     desk.take()
 
     desk.give_back(sent, behind=True)
@@ -506,7 +507,7 @@ def test_a_conflict_is_not_repeated_when_it_is_late_or_unwanted(desk: Desk) -> N
     desk.ask("read", budget=1.0)
     sent = desk.handed()
     (pending,) = desk.pool.by_identity[sent.identity].hands.values()
-    desk.flow.cancel(pending, desk.now)
+    cancel(desk.flow, pending, desk.now)
     desk.take()
     conflict(desk, sent)
     assert desk.verdict()[1] is Code.ABORTED

@@ -104,13 +104,17 @@ def ended_waits(desk: Desk) -> None:
     desk.flow.open -= 1
 
 
-def too_early(desk: Desk) -> None:
-    desk.flow.expiry.set(waiting(desk), desk.now)
+def news_missed(desk: Desk) -> None:
+    desk.pool.set_ready(desk.known("w1"), False)
 
 
 def too_late(desk: Desk) -> None:
-    desk.pool.set_ready(desk.known("w1"), False)
     desk.flow.expiry.set(waiting(desk), 1e6)
+
+
+def wrong_kind(desk: Desk) -> None:
+    kinds = waiting(desk).queue.kinds
+    kinds["other",] = kinds.pop(("read",))
 
 
 def idle_beside_queue(desk: Desk) -> None:
@@ -192,6 +196,7 @@ def held_back(desk: Desk) -> None:
     desk.flow.backlog.queues = {frozenset(): request.queue}
     suspect = Suspect("m", request.script)
     desk.pool.quarantine.since[suspect] = desk.now
+    desk.flow.patience.look(request.queue, desk.now)
     desk.pool.routes.clear()
 
 
@@ -225,7 +230,8 @@ PLANTED: dict[Callable[[Desk], None], str] = {
     ended_waits: "ended but waits",
     not_demanding: "would miss the news",
     stale_route: "a route of before",
-    too_early: "given up too early",
+    news_missed: "believed to be served",
+    wrong_kind: "of another kind",
     too_late: "given up too late",
     idle_beside_queue: "beside an idle worker",
     by_halves: "known by halves",

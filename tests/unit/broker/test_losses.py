@@ -9,9 +9,9 @@ import pytest
 
 from falconas.broker.losses import ANSWER_WAIT
 from falconas.broker.quarantine import CRASHES, Suspect
-from falconas.broker.records import Peer, Socket
+from falconas.broker.records import Loss, Peer, Socket, Tally
 from falconas.codec import decode_value
-from falconas.errors import Code
+from falconas.errors import Code, Started
 from falconas.protocol import Cancel, Catalogue, Register, Reload, Reply, Request
 from tests.unit.broker.desk import MANIFEST, Desk, serving
 
@@ -41,6 +41,106 @@ def refusals(desk: Desk) -> set[bytes]:
     sends = [s.message for s in desk.take() if isinstance(s.message, Reply)]
     refused = Code.FAILED_PRECONDITION
     return {m.id for m in sends if m.code == refused and isinstance(m.id, bytes)}
+
+
+# What it had in hand
+
+
+@pytest.mark.parametrize(("state", "started"), [("RUN", "yes"), ("COMMIT", "unknown")])
+def test_a_write_is_never_dispatched_again(state: str, started: str) -> None:
+    desk = serving("w1", "w2")
+    id_ = desk.ask("write")
+    send = desk.handed()
+
+    desk.lost("w1", send.message.id, state)
+
+    got, code, body = desk.verdict()
+    assert (got, code) == (id_, Code.UNAVAILABLE)
+    assert (body["started"], body["retry_safe"]) == (started, False)
+    assert "signal 9" in body["message"]
+
+
+def test_a_read_is_dispatched_once_more_and_no_more() -> None:
+    desk = serving("w1", "w2", "w3")
+    desk.ask("read")
+    first = desk.handed()
+    desk.lost("w1", first.message.id)
+    second = desk.handed()
+    assert second.identity == b"w2"
+    assert second.message.extras["attempt"] == 2
+    assert second.message.id != first.message.id
+    assert second.body == first.body
+
+    desk.lost("w2", second.message.id)
+
+    _, code, body = desk.verdict()
+    assert code is Code.UNAVAILABLE
+    assert (body["started"], body["retry_safe"]) == ("yes", True)
+
+
+@pytest.mark.parametrize("started", [b"", b"another request."])
+def test_what_the_slot_does_not_name_was_not_started(started: bytes) -> None:
+    desk = serving("w1")
+    desk.ask("write")
+    desk.ask("write", client="c2")
+    send = desk.handed()
+
+    desk.lost("w1", started)
+
+    assert not desk.take()
+    desk.worker("w2")
+    again = next(iter(desk.known("w2").hands.values()))
+    assert again.dispatch != send.message.id
+    assert again.attempt == 1
+    assert again.origin == send.message.extras["origin"]
+
+
+def test_a_lost_worker_whose_request_was_given_up_owes_nothing() -> None:
+    desk = serving("w1")
+    desk.ask("read", budget=1.0)
+    send = desk.handed()
+    desk.tick(2.0)
+    desk.take()
+
+    desk.lost("w1", send.message.id)
+
+    assert not desk.take()
+    assert desk.flow.counters["attempts_repeated"] == 0
+
+
+def test_a_repeated_read_keeps_its_budget() -> None:
+    desk = serving("w1", "w2")
+    desk.ask("read", budget=1.0)
+    send = desk.handed()
+    desk.now += 1.5
+
+    desk.lost("w1", send.message.id)
+
+    _, code, body = desk.verdict()
+    assert code is Code.DEADLINE_EXCEEDED
+    assert (body["started"], body["retry_safe"]) == ("yes", True)
+
+
+def test_workers_that_go_together_do_not_get_each_others_work() -> None:
+    desk = serving("w1", "w2", "w3")
+    desk.ask("read")
+    desk.take()
+
+    workers = [desk.known("w1"), desk.known("w2")]
+    gone = Loss(None, Started.UNKNOWN, "gone")
+    desk.core.losses.lose_all(workers, gone, desk.now)
+
+    assert desk.handed().identity == b"w3"
+
+
+def test_a_lost_request_counts_as_an_error_of_its_node() -> None:
+    desk = serving("w1", "w2")
+    desk.ask("write")
+    started = desk.handed()
+    desk.lost("w1", started.message.id)
+    desk.lost("w2")
+
+    assert desk.pool.tallies == {"main": Tally(1, 1)}
 
 
 # Ended on purpose
