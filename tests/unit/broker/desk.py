@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from falconas.broker.core import BrokerCore
+from falconas.broker.flow import UNKNOWN_PEER
 from falconas.broker.invariants import check_invariants
 from falconas.broker.records import Peer, Pending, ScriptInfo, Send, Socket, Worker
 from falconas.codec import decode_value, encode_value
@@ -19,6 +20,7 @@ from falconas.protocol import (
     Request,
     Return,
     Status,
+    Welcome,
 )
 from falconas.settings import Broker
 
@@ -192,3 +194,12 @@ def pending(number: int = 1, **fields: Any) -> Pending:
 
 def info(*, idempotent: bool = False, error: str | None = None) -> ScriptInfo:
     return ScriptInfo("read", idempotent=idempotent, error=error)
+
+
+def introductions(sends: list[Send]) -> set[bytes]:
+    """Return who is asked to introduce themselves."""
+    return {
+        send.identity
+        for send in sends
+        if isinstance(send.message, Welcome) and send.message.id == UNKNOWN_PEER
+    }
