@@ -16,12 +16,14 @@ from falconas.broker.core import BrokerCore
 from falconas.broker.records import Peer, Send, Socket
 from falconas.codec import encode_params, encode_value
 from falconas.protocol import (
+    Disconnect,
     Heartbeat,
     Hello,
     Ready,
     Register,
     Reply,
     Request,
+    Status,
     encode,
 )
 from falconas.settings import Broker
@@ -84,6 +86,8 @@ class Rehearsal:
             Reply: self.core.reply,
             Register: self.core.register,
             Heartbeat: self.core.heartbeat,
+            Status: lambda p, m, _, now: self.core.status(p, m, now),
+            Disconnect: lambda p, _, __, now: self.core.disconnect(p, now),
         }
         self._introduce()
         for _ in range(scale.held + 1 if scale.held else 0):
@@ -127,6 +131,20 @@ class Rehearsal:
             self._say(Peer(Socket.CONTROL, host), beat, body)
         self.tick()
 
+    def news(self) -> None:
+        """Let an idle worker leave and another come, and one say that it cannot serve.
+
+        That is the one for which the held ones wait. Then all scripts are new.
+        """
+        idle = Peer(Socket.BACKEND, b"w%07d" % self.scale.workers)
+        self._say(idle, encode(Disconnect(b"d", {})), b"")
+        self._ready(self.scale.workers)
+        only = Peer(Socket.BACKEND, b"w%07d" % 0)
+        for ready in (False, True):
+            self._say(only, encode(Status(b"worker%010d" % 0, ready, {})), b"")
+        self._serial += 1
+        self._register(next(iter(self._alive)), f"{self._serial:016x}")
+
     def tick(self) -> None:
         """Let the broker look at the clock."""
         self.core.tick(self.now)
@@ -138,17 +156,24 @@ class Rehearsal:
         hosts = [b"host%012d" % number for number in range(scale.hosts)]
         self._alive: dict[bytes, list[bytes]] = {host: [] for host in hosts}
         for host in hosts:
-            register = Register(b"r", host, host.decode(), MANIFEST, {})
-            self._say(Peer(Socket.CONTROL, host), encode(register), scale.manifest())
+            self._register(host, MANIFEST)
         for number in range(scale.workers + 1):
-            uuid, host = b"worker%010d" % number, hosts[number % len(hosts)]
-            group = GROUP if number else HELD
-            ready = Ready(uuid, uuid, host, group, MANIFEST, "main", {"index": number})
-            self._alive[host].append(uuid)
-            self._say(Peer(Socket.BACKEND, b"w%07d" % number), encode(ready), b"")
+            self._alive[hosts[number % len(hosts)]].append(b"worker%010d" % number)
+            self._ready(number)
         for number in range(scale.clients):
             hello = Hello(b"h", b"session%09d" % number, {})
             self._say(Peer(Socket.FRONTEND, b"c%07d" % number), encode(hello), b"")
+
+    def _register(self, host: bytes, manifest: str) -> None:
+        register = Register(b"r", host, host.decode(), manifest, {})
+        self._say(Peer(Socket.CONTROL, host), encode(register), self.scale.manifest())
+
+    def _ready(self, number: int) -> None:
+        """Let a worker introduce itself; number 0 is the only one for what is held."""
+        uuid, hosts = b"worker%010d" % number, [*self._alive]
+        host, group = hosts[number % len(hosts)], GROUP if number else HELD
+        ready = Ready(uuid, uuid, host, group, MANIFEST, "main", {"index": number})
+        self._say(Peer(Socket.BACKEND, b"w%07d" % number), encode(ready), b"")
 
     def _say(self, peer: Peer, header: bytes, body: bytes) -> None:
         for send, _ in self.feed(peer, header, body):

@@ -116,6 +116,13 @@ def a_second(rehearsal: Rehearsal) -> int:
         return instructions(rehearsal, 1)
 
 
+def news(rehearsal: Rehearsal) -> int:
+    """Count those of news of workers that nothing of what waits has to move for."""
+    rehearsal.news()
+    with patch.object(rehearsal, "step", rehearsal.news):
+        return instructions(rehearsal, 1)
+
+
 def waiting_bytes(rehearsal: Rehearsal, count: int = 1000) -> int:
     """Return what the broker keeps of a request that waits; bodies are shared here."""
     tracemalloc.start()
@@ -170,6 +177,8 @@ def measure() -> dict[str, float]:
         small, large = map(warm, scales)
         found[f"growth.{name}"] = _ratio(instructions, small, large)
         found[f"growth_of_a_second.{name}"] = _ratio(a_second, small, large)
+    few, many = (Rehearsal(replace(FEW, held=held)) for held in (5, 5_000))
+    found["growth_of_news.held"] = _ratio(news, few, many)
     return found
 
 
