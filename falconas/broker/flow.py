@@ -131,12 +131,12 @@ class Flow:
             worker.heard_at = now
         else:
             self.counters["ahead"] += 1
-            extras["ahead"] = len(worker.hands)
             pending.start_by = extras["start_by"] = now + prefetch.LEASE
             due = min(due, pending.start_by + prefetch.MARGIN)
         self.expiry.set(pending, due)
         worker.hands[pending.dispatch] = pending
-        prefetch.add(worker, pending)
+        if prefetch.add(worker, pending):
+            extras["ahead"] = len(worker.hands) - 1
         message = Request(pending.dispatch, pending.script, pending.deadline, extras)
         self.sends.append(
             Send(Socket.BACKEND, worker.identity, (), message, pending.body)

@@ -65,8 +65,12 @@ def may_follow(worker: Worker, pending: Pending, now: float) -> bool:
     return worker.load + expectation(lane, pending) <= lane.horizon
 
 
-def add(worker: Worker, pending: Pending) -> None:
-    """Count a request that a worker gets, and let others have their turn."""
+def add(worker: Worker, pending: Pending) -> bool:
+    """Count a request that a worker gets, and let others have their turn.
+
+    Returns:
+        Whether others may follow while it runs.
+    """
     lane = worker.home
     pending.expected = expectation(lane, pending)
     worker.load += pending.expected
@@ -77,6 +81,7 @@ def add(worker: Worker, pending: Pending) -> None:
         lane.spare.move_to_end(worker)
     else:
         lane.spare[worker] = None
+    return pending.expected < lane.horizon
 
 
 def remove(worker: Worker, pending: Pending) -> None:

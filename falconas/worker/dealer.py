@@ -103,10 +103,11 @@ class Dealer:
         for _ in range(TURN):
             try:
                 frame = receive(_NOBLOCK, copy=False)
-                frames = [frame.bytes]
+                frames: list[Any] = [frame.bytes]
                 while frame.more:
                     frame = receive(_NOBLOCK, copy=False)
-                    frames.append(frame.bytes)
+                    large = len(frame) >= SHARED_BYTES
+                    frames.append(frame.buffer if large else frame.bytes)
             except zmq.Again:
                 return
             try:

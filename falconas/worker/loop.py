@@ -235,7 +235,8 @@ class WorkerLoop:
         assert self._runner is not None
         assert self._connection is not None
         began = monotonic()
-        self._lend(self._patience.begin(began), self._relent)
+        followed = "ahead" in work.request.extras
+        self._lend(self._patience.begin(began, followed=followed), self._relent)
         outcome = self._runner.run(work.request, work.body, work.deadline)
         now = monotonic()
         if now >= self._listen_at:

@@ -27,6 +27,7 @@ class Patience:
         self.longest: dict[str, float] = {}
         self._held, self._held_at = 0, 0.0
         self._due: list[float] = []
+        self._long = 0
 
     def holds(
         self, script: str, took: float, following: str | None, now: float
@@ -52,19 +53,27 @@ class Patience:
         """Note that nothing is held back any more."""
         self._held = 0
 
-    def begin(self, now: float) -> float:
-        """Return when a script that begins now has to let go first."""
-        self._due = [now + LATER, now + LONG]
+    def begin(self, now: float, *, followed: bool) -> float:
+        """Return when a script that begins now has to let go first; inf for never.
+
+        It is called for that by a signal, which some notice: so only where others may
+        come to wait behind it, which the broker says (`followed`).
+        """
+        self._due = [now + LATER, now + LONG] if followed else []
+        self._long = len(self._due)
         if self._held:
             self._due.append(self._held_at + LET_GO)
-        return self._due[-1]
+        return self._first()
 
     @property
     def is_long(self) -> bool:
         """The script that runs has to give back what waits behind it."""
-        return len(self._due) <= 2  # noqa: PLR2004
+        return 0 < len(self._due) <= self._long
 
     def next(self) -> float:
         """Return when it has to let go once more; inf for never."""
         self._due.pop()
+        return self._first()
+
+    def _first(self) -> float:
         return self._due[-1] if self._due else inf

@@ -84,7 +84,7 @@ class FakeBroker:
         script: str,
         left: float = 20.0,
         *,
-        ahead: int = 0,
+        ahead: int | None = None,
         lease: float = 0.0,
         **params: Any,
     ) -> bytes:
@@ -96,8 +96,10 @@ class FakeBroker:
         id_ = self.epoch + self.dispatched.to_bytes(8, "big")
         now = monotonic()
         extras: dict[str, Any] = {"now": now}
+        if ahead is not None:
+            extras["ahead"] = ahead
         if ahead:
-            extras |= {"ahead": ahead, "start_by": now + lease}
+            extras["start_by"] = now + lease
         message = Request(id_, script, now + left, extras)
         self.send(self.backend, peer, message, encode_params(params))
         return id_

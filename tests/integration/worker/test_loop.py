@@ -338,7 +338,7 @@ def test_what_waits_behind_a_long_script_is_given_back(
     stage: Stage, broker: Any
 ) -> None:
     peer = ready(stage, broker)
-    broker.request(peer, "echo")
+    broker.request(peer, "echo", ahead=0)
     stage.runs.get(timeout=PATIENCE)
     assert stage.relent_at < time.monotonic() + 1.0
     second = broker.request(peer, "echo", ahead=1, lease=20.0)
@@ -381,6 +381,14 @@ def test_an_answer_waits_for_the_next_one_if_that_is_soon(
     broker.take(Reply, id=first)  # while the second turns out to be long
     seen.set()
     broker.take(Reply, id=second)
+
+
+def test_a_script_that_nothing_can_follow_is_left_alone(
+    stage: Stage, broker: Any
+) -> None:
+    peer = ready(stage, broker)
+    with running(stage, broker, peer):
+        assert stage.relent_at == inf
 
 
 def test_what_has_lost_its_lease_is_given_back(stage: Stage, broker: Any) -> None:

@@ -86,6 +86,7 @@ def test_a_busy_worker_gets_short_work_ahead_of_its_turn_under_a_lease() -> None
 
     assert ahead([first, second, third]) == [0, 1, 2]
     assert "start_by" not in request(first).extras
+    assert request(first).extras["ahead"] == 0, "others may follow"
     assert request(second).extras["start_by"] == desk.now + LEASE
     assert desk.flow.counters["ahead"] == 2
 
@@ -134,7 +135,8 @@ def test_what_is_not_idempotent_or_not_known_waits_its_turn(script: str) -> None
 
 def test_nothing_goes_behind_a_write() -> None:
     desk = trained("w1")
-    assert len(ask(desk, 1, "write")) == 1
+    (write,) = ask(desk, 1, "write")
+    assert "ahead" not in request(write).extras
     assert ask(desk, 2) == []
 
 

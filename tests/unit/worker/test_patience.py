@@ -50,7 +50,7 @@ def test_no_longer_than_a_moment_and_not_too_many() -> None:
 
 def test_a_script_that_takes_long_lets_go_twice() -> None:
     made = patience()
-    assert made.begin(NOW) == NOW + LONG
+    assert made.begin(NOW, followed=True) == NOW + LONG
     assert made.is_long
     assert made.next() == NOW + LATER
     assert made.is_long
@@ -60,7 +60,7 @@ def test_a_script_that_takes_long_lets_go_twice() -> None:
 def test_what_is_held_back_is_let_go_first() -> None:
     made = patience(echo=0.0)
     made.holds("echo", 0.0, "echo", NOW)
-    assert made.begin(NOW + 0.001) == NOW + LET_GO
+    assert made.begin(NOW + 0.001, followed=True) == NOW + LET_GO
     assert not made.is_long
     assert made.next() == NOW + 0.001 + LONG
     assert made.is_long
@@ -68,6 +68,16 @@ def test_what_is_held_back_is_let_go_first() -> None:
 
 def test_with_each_script_it_begins_anew() -> None:
     made = patience()
-    made.begin(NOW)
+    made.begin(NOW, followed=True)
     made.next()
-    assert made.begin(NOW + 1.0) == NOW + 1.0 + LONG
+    assert made.begin(NOW + 1.0, followed=True) == NOW + 1.0 + LONG
+
+
+def test_a_script_that_nothing_follows_is_not_called() -> None:
+    made = patience(echo=0.0)
+    assert made.begin(NOW, followed=False) == inf
+    assert not made.is_long
+    made.holds("echo", 0.0, "echo", NOW)
+    assert made.begin(NOW, followed=False) == NOW + LET_GO
+    assert not made.is_long
+    assert made.next() == inf
