@@ -60,8 +60,6 @@ class Losses:
     def lose_all(self, workers: list[Worker], loss: Loss, now: float) -> None:
         """Let workers go together, so that none gets what another had in hand."""
         flow, pool = self._flow, self._flow.pool
-        for worker in workers:
-            pool.set_ready(worker, False)
         hands = [(p, worker) for worker in workers for p in worker.hands.values()]
         for pending, worker in hands:
             flow.take_back(pending)

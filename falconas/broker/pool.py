@@ -227,10 +227,8 @@ class Pool:
         del self.by_identity[worker.identity]
         del self.by_uuid[worker.uuid]
         lane = self.lanes[worker.lane]
+        self.set_ready(worker, False)
         lane.workers.remove(worker)
-        lane.ready -= worker.ready
-        lane.idle.pop(worker, None)
-        lane.spare.pop(worker, None)
         self._remember(worker)
         if lane.workers:
             return False
