@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 from falconas import protocol
@@ -23,6 +24,7 @@ from falconas.protocol import (
     Register,
     Reply,
     Request,
+    Return,
     Status,
     encode,
 )
@@ -84,6 +86,7 @@ class Rehearsal:
             Request: self.core.request,
             Ready: lambda p, m, _, now: self.core.ready(p, m, now),
             Reply: self.core.reply,
+            Return: lambda p, m, _, now: self.core.returned(p, m, now),
             Register: self.core.register,
             Heartbeat: self.core.heartbeat,
             Status: lambda p, m, _, now: self.core.status(p, m, now),
@@ -111,8 +114,15 @@ class Rehearsal:
         self._say(Peer(Socket.FRONTEND, client), request, BODY)
 
     def answer(self) -> None:
-        """Let the worker that has had its request for longest answer it."""
+        """Let the worker that has had its request for longest answer it.
+
+        What came ahead of its turn, and too long ago, is given back.
+        """
         send = self._in_hand.popleft()
+        while send.message.extras.get("start_by", inf) < self.now:
+            back = encode(Return(send.message.id, "its lease is over", {}))
+            self._say(Peer(Socket.BACKEND, send.identity), back, b"")
+            send = self._in_hand.popleft()
         reply = encode(Reply(send.message.id, 0, 0, SERVED))
         self._say(Peer(Socket.BACKEND, send.identity), reply, send.body)
 

@@ -28,14 +28,15 @@ STEPS = 100
 BUILTIN = "builtin "
 CYCLE = 2000  # steps; longer than the timers need to come round
 BASE = Scale()
+LONG = replace(BASE, waiting=2_000)  # more than fits into the workers' hands
 # `direct`: a worker is idle whenever a request comes; `queued`: each one waits.
-SCENARIOS = {"direct": BASE, "queued": replace(BASE, waiting=64)}
+SCENARIOS = {"direct": BASE, "queued": LONG}
 FEW = replace(BASE, outstanding=10)
 GROWTH = {
     "workers": (BASE, replace(BASE, workers=1_000)),
     "clients": (replace(FEW, clients=10), replace(FEW, clients=2_000)),
     "held": (BASE, replace(BASE, held=5_000)),
-    "waiting": (replace(BASE, waiting=64), replace(BASE, waiting=5_000)),
+    "waiting": (LONG, replace(BASE, waiting=8_000)),
     "scripts": (BASE, replace(BASE, scripts=2_000)),
 }
 
