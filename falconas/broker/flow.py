@@ -266,7 +266,7 @@ class Flow:
         best: Worker | None = None
         for lane_key in key:
             lane = self.pool.lanes[lane_key]
-            worker = next(iter(lane.spare), None)
+            worker = prefetch.first(lane, now)
             if worker is None or (best and best.load <= worker.load):
                 continue
             if not self.backlog.awaits(lane_key):

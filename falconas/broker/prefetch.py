@@ -53,6 +53,15 @@ def expectation(lane: Lane, pending: Pending) -> float:
     return lane.paces.get(pending.script, inf)
 
 
+def first(lane: Lane, now: float) -> Worker | None:
+    """Return whose turn it is to get something ahead; the silent lose theirs."""
+    for worker in list(lane.spare):
+        if now <= worker.heard_at + SILENCE:
+            return worker
+        close(worker)
+    return None
+
+
 def may_follow(worker: Worker, pending: Pending, now: float) -> bool:
     """Tell whether a request may go behind what a worker has in hand.
 

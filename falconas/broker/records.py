@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from falconas.errors import Started
 from falconas.protocol import Extras, Id, Message
 
+EPOCH_BYTES = 8
 # Frames that nobody here looks into: bytes, or zero-copy frames of the loop.
 Body = Any
 
@@ -199,6 +200,8 @@ class Loss(NamedTuple):
         """Say whether a dispatch to this worker was started."""
         if self.dispatch is None or dispatch == self.dispatch:
             return self.started
+        if dispatch[:EPOCH_BYTES] != self.dispatch[:EPOCH_BYTES]:
+            return Started.NO  # the last one that it started was another broker's
         # Of what was started before, the answer was lost with the worker.
         return Started.UNKNOWN if dispatch < self.dispatch else Started.NO
 

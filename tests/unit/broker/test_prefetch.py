@@ -179,6 +179,26 @@ def test_a_worker_that_is_silent_for_long_gets_no_more_until_it_answers() -> Non
     assert ahead(ask(desk, 1)) == [1]
 
 
+def test_who_is_silent_does_not_stand_before_the_others() -> None:
+    desk = trained("w1", "w2")
+    one, other = ask(desk, 2)
+    desk.tick(SILENCE + 0.001)
+    assert ask(desk, 1) == []
+    desk.reply(other, run_us=SHORT)
+    assert len(requests(desk)) == 1
+    assert [send.identity for send in ask(desk, 2)] == [other.identity] * 2
+    assert one.identity != other.identity
+
+
+def test_what_another_broker_had_handed_out_says_nothing_of_ours() -> None:
+    desk = trained("w1")
+    ask(desk, 2)
+    desk.worker("w2")
+    desk.lost("w1", b"zzzzzzzz" + bytes(8))
+    assert desk.flow.counters["attempts_repeated"] == 0
+    assert {request(s).extras["attempt"] for s in requests(desk)} == {1}
+
+
 def test_a_worker_that_is_silent_loses_what_it_cannot_have_started() -> None:
     desk = trained("w1")
     first, second, third = ask(desk, 3)
