@@ -19,6 +19,7 @@ from falconas.protocol import HEADER_LIMIT, SECONDS_LIMIT, VERSION
 _REQUEST = b"\x96\x01\x03\xc4\x10"  # 6 elements, version 1, REQUEST, bin of 16 bytes
 _REPLY = b"\x96\x01\x04\xc4\x10"
 _STR, _MAP, _FIXINT = 0xA0, 0x80, 0x7F  # up to 31 bytes, 15 keys, 127
+_STR_END = 32
 _NIL, _FLOAT = 0xC0, 0xCB
 _FINAL = (0, 2)
 # What clients send, nearly all of them. Nobody writes into these.
@@ -67,7 +68,10 @@ def read(header: bytes) -> Request | Reply | None:
 
 
 def _read_request(header: bytes) -> Request | None:
-    end = 22 + header[21] - _STR
+    length = header[21] - _STR
+    if not 0 < length < _STR_END:
+        return None
+    end = 22 + length
     script = header[22:end].decode()
     budget, rest = None, header[end + 1 :]
     if header[end] == _FLOAT:
@@ -79,7 +83,7 @@ def _read_request(header: bytes) -> Request | None:
     extras = _USUAL.get(rest)
     if extras is None:
         extras = _extras(rest)
-    if extras is None or not script:
+    if extras is None:
         return None
     return Request(header[5:21], script, budget, extras)
 

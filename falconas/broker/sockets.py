@@ -79,6 +79,7 @@ def open_router(
     socket.set(zmq.TCP_KEEPALIVE_IDLE, 3)
     socket.set(zmq.TCP_KEEPALIVE_INTVL, 1)
     socket.set(zmq.TCP_KEEPALIVE_CNT, 3)
+    socket.set(zmq.TCP_MAXRT, 10_000)  # with something under way there is no keepalive
     socket.set(zmq.BACKLOG, 1024)
     socket.set(zmq.IPV6, 1)
     try:

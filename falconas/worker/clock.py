@@ -32,7 +32,9 @@ class Clock:
             return
         faded = DRIFT * (now - self._at)
         self._low = max(self._low - faded, stamp - now)
-        self._high = min(self._high + faded, stamp - heard_at)
+        self._high += faded
+        if stamp - heard_at >= self._low:  # else it was not heard when that was said
+            self._high = min(self._high, stamp - heard_at)
         self._at = now
 
     def at_latest(self, time: float) -> float:

@@ -255,14 +255,6 @@ class WorkerCore:
         return bool(self._waiting) and self._able
 
     @property
-    def following(self) -> str | None:
-        """The script that is next, where it came ahead of its turn."""
-        if not self.has_work:
-            return None
-        request, _ = next(iter(self._waiting.values()))
-        return request.script if "start_by" in request.extras else None
-
-    @property
     def ready(self) -> bool:
         """The broker knows this worker and may give it work."""
         return self.welcomed and self._able
@@ -320,9 +312,9 @@ class WorkerCore:
     def _return_waiting(self, now: float, reason: str = "") -> None:
         if self.draining or not reason:
             reason = "draining" if self.draining else "no database connection"
-        waiting, self._waiting = self._waiting, {}
-        for id_ in waiting:
+        for id_ in list(self._waiting):  # one by one: it may be broken off
             self._answer(Return(id_, reason, {}), b"", now)
+            self._waiting.pop(id_, None)
 
     def _lease(self, request: Request) -> float:
         """Return when it is too late to start what came ahead of its turn."""

@@ -62,6 +62,7 @@ class Dealer:
     def __init__(self, endpoint: str, frame_bytes: int) -> None:
         seed_routing_ids()
         self.endpoint = endpoint
+        self._faults: list[str] = []
         self._context = zmq.Context()
         # Woken by each message its thread would take the processor for each.
         self._context.set(zmq.THREAD_SCHED_POLICY, os.SCHED_BATCH)
@@ -92,6 +93,8 @@ class Dealer:
 
     def wait(self, timeout: float) -> set[Any]:
         """Wait for messages, news or watched files; return what is readable."""
+        while self._faults:
+            log.warning("dropped a message of the broker: %s", self._faults.pop(0))
         return {it for it, _ in self._poller.poll(ceil(max(0.0, timeout) * 1000))}
 
     def messages(self, accept: frozenset[type[Any]]) -> Iterator[tuple[Any, bytes]]:
@@ -114,7 +117,7 @@ class Dealer:
                 header, body = frames
                 yield decode(header, accept), body
             except (ValueError, Malformed) as error:
-                log.warning("dropped a message of the broker: %s", error)
+                self._faults.append(str(error))  # logged later: this may be anywhere
 
     def take_news(self) -> list[bool]:
         """Return True for each new connection since the last call, False for a loss."""

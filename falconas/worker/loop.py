@@ -19,7 +19,7 @@ from falconas.worker.backoff import Backoff
 from falconas.worker.control import Watch
 from falconas.worker.core import WorkerCore
 from falconas.worker.dealer import DRAIN_LINGER, Dealer
-from falconas.worker.patience import Patience
+from falconas.worker.interrupt import has_room
 from falconas.worker.slot import Slot, State
 
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ SIGN_OF_LIFE = 5.0
 # So often a busy worker looks at all else. To connect again takes longer, see
 # RECONNECT_IVL: no broker is new in between.
 LISTEN = 0.05
+# After so long a script gives back what waits behind it, and what comes late later on.
+LONG, AGAIN = 0.01, 0.05
+ROOM = 60  # calls
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +80,7 @@ class WorkerLoop:
         self._backoff = Backoff(0.05, 5.0, random.random)
         self._connect_at = 0.0
         self._listen_at = 0.0
-        self._patience = Patience()
+        self._pause = AGAIN
         self._put_off: list[tuple[Any, bytes]] = []
         self._connected_at = 0.0
         self._trouble = ""
@@ -136,8 +139,9 @@ class WorkerLoop:
             self._listen()
         else:
             self._receive()
-        while (now := monotonic()) < self._listen_at:
-            work = self._core.take_work(now)
+        while monotonic() < self._listen_at:
+            self._finish_reset()
+            work = self._core.take_work(monotonic())
             if work is None:
                 break
             self._serve(work)
@@ -150,6 +154,15 @@ class WorkerLoop:
         self._flush()
         if not self._core.welcomed:
             self._watch.missing(now)
+
+    def _finish_reset(self) -> None:
+        """Wait for the end of a reset, if something is to be done after it."""
+        here = self._connection
+        if here is None or not here.resetting or not self._core.has_work:
+            return
+        assert self._runner is not None
+        if not self._runner.finish_reset():
+            self._drop_connection("it could not be reset", monotonic(), planned=True)
 
     def _wake_at(self) -> float:
         if self._core.has_work:
@@ -194,23 +207,23 @@ class WorkerLoop:
         self._listen_at = monotonic() + LISTEN
 
     def _relent(self) -> None:
-        """Let go what a script holds up; called in the middle of it.
+        """Give back what waits behind a script; called in the middle of it.
 
         It may use all that this uses but for what is only ours: so nothing is logged
-        here, and what is no request waits.
+        here, and what is no request waits. Near the end of its stack it is left alone.
         """
-        if self._patience.is_long:
+        if has_room(ROOM):
             for message, body in self._dealer.messages(_ACCEPTED):
                 if type(message) is Request:
                     self._core.request(message, body, monotonic())
                 else:
                     self._put_off.append((message, body))
             self._core.relent(monotonic())
-        self._flush()
-        self._lend(self._patience.next(), self._relent)
+            self._flush()
+        self._lend(monotonic() + self._pause, self._relent)
+        self._pause *= 2
 
     def _flush(self) -> None:
-        self._patience.released()
         for message, body in self._core.take_sends():
             if not self._dealer.send(message, body):
                 self._core.unsent(monotonic())
@@ -235,8 +248,9 @@ class WorkerLoop:
         assert self._runner is not None
         assert self._connection is not None
         began = monotonic()
-        followed = "ahead" in work.request.extras
-        self._lend(self._patience.begin(began, followed=followed), self._relent)
+        if "ahead" in work.request.extras:  # else nobody comes to wait behind it
+            self._pause = AGAIN
+            self._lend(began + LONG, self._relent)
         outcome = self._runner.run(work.request, work.body, work.deadline)
         now = monotonic()
         if now >= self._listen_at:
@@ -252,9 +266,7 @@ class WorkerLoop:
         else:
             self._core.replied(kind, code, body, extras, now)
             self._slot.count(error=code != 0)
-        took, following = now - began, self._core.following
-        if not self._patience.holds(work.request.script, took, following, now):
-            self._flush()
+        self._flush()
         alone = self._upkeep.tidy(work.request)
         if not self._runner.begin_reset() or not alone:
             self._drop_connection("it could not be reset", monotonic(), planned=True)
@@ -310,6 +322,7 @@ class WorkerLoop:
             self._core.connection(sound=False, now=now, reason=reason)
         else:
             self._complain(reason, now)
+        self._flush()  # before another one is waited for
 
     def _complain(self, trouble: str, now: float) -> None:
         if trouble != self._trouble:  # once, not at each attempt

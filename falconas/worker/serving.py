@@ -43,8 +43,11 @@ class Serving(Protocol):
     def begin_reset(self) -> bool:
         """Begin to make the connection as new; False: it must be replaced.
 
-        `run` and the connection's `check` wait for its end.
+        `finish_reset` and the connection's `check` wait for its end.
         """
+
+    def finish_reset(self) -> bool:
+        """Wait for the end of a reset; False: the connection must be replaced."""
 
 
 class Keeping(Protocol):

@@ -19,7 +19,7 @@ SHELLS = {
 PURE_BESIDES = {
     "errors", "headers", "messages", "protocol", "codec", "exttypes", "options",
     "quantities", "settings",
-    "worker.core", "worker.answers", "worker.clock", "worker.patience",
+    "worker.core", "worker.answers", "worker.clock",
     "worker.policy", "worker.watchdog", "worker.backoff",
     "worker.wear", "worker.snapshot", "worker.reload", "worker.nursery",
     "worker.places", "worker.roster", "worker.rollout", "worker.parameters",

@@ -114,4 +114,8 @@ def test_what_is_left_to_the_long_way() -> None:
         assert headers.read(header) is None
     long = encode(request._replace(extras={"a": "a" * HEADER_LIMIT}))
     assert headers.read(long) is None
+    for length in (0x04, 0x74, 0xA0, 0xC4, 0xFF):
+        odd = bytearray(encode(request._replace(extras={})))
+        odd[21] = length
+        assert headers.read(bytes(odd)) is None
     assert EXTRAS_DEPTH > 2  # what is read here nests less

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ import psycopg
 import pytest
 
 from falconas.errors import Code
-from falconas.worker.interrupt import Cause, Interrupted, Interrupts
+from falconas.worker.interrupt import Cause, Interrupted, Interrupts, has_room
 from falconas.worker.runner import run_script
 from tests.integration.worker.interruptible import (
     Stage,
@@ -499,6 +500,33 @@ def test_relenting_is_not_disturbed() -> None:
         with pytest.raises(Interrupted):  # the signal came after it
             interrupts.run(partial(wait_until, []), time.monotonic() + 60, nothing)
     assert done == ["relented"]
+
+
+def test_what_fails_in_relenting_stays_there() -> None:
+    done: list[str] = []
+
+    def relent() -> None:
+        done.append("relented")
+        raise ValueError("this is nothing of the script's")
+
+    with installed(lambda: False) as interrupts:
+        interrupts.lend(time.monotonic() + 0.005, relent)
+        far = time.monotonic() + 60
+        assert interrupts.run(partial(wait_until, done), far, nothing) == "unharmed"
+
+
+def test_a_full_stack_is_noticed() -> None:
+    def deep(left: int) -> bool:
+        return has_room(60) if not left else deep(left - 1)
+
+    assert deep(10)
+    seen = []
+    for left in range(sys.getrecursionlimit()):
+        try:
+            seen.append(deep(left))
+        except RecursionError:
+            break
+    assert seen[-1] is False
 
 
 def test_not_installed_it_only_runs() -> None:

@@ -122,6 +122,9 @@ class Stage:
     def begin_reset(self) -> bool:
         return self.resets
 
+    def finish_reset(self) -> bool:
+        return self.resets
+
     def connected(self, fd: int) -> None:
         self.guarded.append(fd)
 
@@ -358,29 +361,6 @@ def test_what_waits_behind_a_long_script_is_given_back(
     seen.set()
     broker.take(Reply)
     broker.take(Ready)
-
-
-def test_an_answer_waits_for_the_next_one_if_that_is_soon(
-    stage: Stage, broker: Any
-) -> None:
-    stage.loop._patience.longest["short"] = 0.0
-    peer = ready(stage, broker)
-    with running(stage, broker, peer) as zeroth:
-        first = broker.request(peer, "echo", ahead=1, lease=20.0)
-        second = broker.request(peer, "short", ahead=2, lease=20.0)
-    broker.take(Reply, id=zeroth)
-    stage.runs.get(timeout=PATIENCE)
-    stage.outcomes.put(OK)
-    stage.runs.get(timeout=PATIENCE)  # the second runs
-    assert not broker.backend.poll(50)
-    assert stage.relent_at < time.monotonic() + 1.0, "it would wait for long"
-
-    seen = threading.Event()
-    stage.before_outcome = [lambda: seen.wait(PATIENCE), stage.relent]
-    stage.outcomes.put(OK)
-    broker.take(Reply, id=first)  # while the second turns out to be long
-    seen.set()
-    broker.take(Reply, id=second)
 
 
 def test_a_script_that_nothing_can_follow_is_left_alone(

@@ -35,6 +35,13 @@ def test_the_best_stamps_count_and_fade() -> None:
     assert clock.at_earliest(AHEAD) == pytest.approx(-DRIFT * 15.0)
 
 
+def test_what_cannot_have_been_heard_was_not() -> None:
+    clock = Clock()
+    clock.sample(AHEAD + 10.0, 9.5, 10.25)
+    clock.sample(AHEAD + 10.5, 12.0, 13.0)
+    assert clock.at_earliest(AHEAD + 20.0) == pytest.approx(19.5, abs=0.001)
+
+
 def test_what_is_no_time_says_nothing() -> None:
     clock = Clock()
     for stamp in (None, "10", b"", True):
