@@ -32,6 +32,7 @@ from typing import Any, TypeVar
 REPEAT = 0.05
 # signal.getsignal looks for a member of an enum, which takes twenty times as long.
 _handler: Callable[[int], Any] = import_module("_signal").getsignal
+_mask: Any = import_module("_signal").pthread_sigmask  # no frame of Python's own
 _SOON = 1e-6  # 0 would disarm the timer
 _ALL = signal.valid_signals()
 
@@ -158,7 +159,10 @@ class Interrupts:
             return
         now = monotonic()
         if now >= self._relent_at:
-            self._let_go()
+            try:
+                self._let_go()
+            except RecursionError:  # the script's stack is full; later, then
+                self._relent_at = now + REPEAT
         if frame is None or not self._may_hit(frame.f_code):
             return
         if now < self._quiet_until:
@@ -181,13 +185,13 @@ class Interrupts:
         """Call `relent` undisturbed, and not in a copy of this process."""
         self._relent_at = inf
         if os.getpid() == self._process:
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL)
+            before = _mask(signal.SIG_BLOCK, _ALL)
             try:
                 self._relent()
             except Exception:  # noqa: S110  # nothing of ours comes out of a script
                 pass
             finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+                _mask(signal.SIG_SETMASK, before)
         if self._installed:
             self._set_timer(monotonic())
 
