@@ -270,14 +270,14 @@ class Flow:
             if worker is None or (best and best.load <= worker.load):
                 continue
             if not self.backlog.awaits(lane_key):
-                best = worker if prefetch.may_follow(worker, pending, now) else best
+                best = worker if prefetch.may_follow(worker, pending) else best
         return best
 
     def _serve(self, worker: Worker, now: float, *, ahead: bool = True) -> None:
         """Give a worker what has waited longest of what it can run."""
         while (queue := self.backlog.queue_of(worker.lane)) is not None:
             if worker.hands and not (
-                ahead and prefetch.may_follow(worker, queue.first(), now)
+                ahead and prefetch.may_follow(worker, queue.first())
             ):
                 return
             pending = self.backlog.pop(queue)

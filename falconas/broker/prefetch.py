@@ -54,7 +54,11 @@ def expectation(lane: Lane, pending: Pending) -> float:
 
 
 def first(lane: Lane, now: float) -> Worker | None:
-    """Return whose turn it is to get something ahead; the silent lose theirs."""
+    """Return whose turn it is to get something ahead.
+
+    Not who has been silent for long: he is at something that takes longer than
+    expected, and has given back by now what waited behind that.
+    """
     for worker in list(lane.spare):
         if now <= worker.heard_at + SILENCE:
             return worker
@@ -62,14 +66,10 @@ def first(lane: Lane, now: float) -> Worker | None:
     return None
 
 
-def may_follow(worker: Worker, pending: Pending, now: float) -> bool:
-    """Tell whether a request may go behind what a worker has in hand.
-
-    Not if it has been silent for long: then it is at something that takes longer than
-    expected, and has given back by now what waited behind that.
-    """
+def may_follow(worker: Worker, pending: Pending) -> bool:
+    """Tell whether a request may go behind what a worker has in hand."""
     lane = worker.home
-    if worker not in lane.spare or now > worker.heard_at + SILENCE:
+    if worker not in lane.spare:
         return False
     return worker.load + expectation(lane, pending) <= lane.horizon
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -79,19 +82,30 @@ def call(
             entry = broker.scripts().get(script) or {}
             known = entry.get("params") or []
         values |= arguments.convert(words, known)
-        outstanding = None
-        try:
+        with postponed() as interrupted:  # by then it may be under way
             outstanding = broker.submit(script, values, budget=budget)
+        try:
+            if interrupted:
+                raise KeyboardInterrupt
             result = outstanding.result()
         except KeyboardInterrupt:
-            if outstanding is None:
-                raise
             click.echo(err=True)  # the terminal shows ^C
             raise click.Abort(_cancelled(outstanding)) from None
         info = outstanding.info
     print_value(result, as_json=as_json)
     if verbose:
         click.echo(served_by(info), err=True)
+
+
+@contextmanager
+def postponed() -> Iterator[list[int]]:
+    """Note a Ctrl-C that comes in the block, instead of raising."""
+    noted: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: noted.append(number))
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _cancelled(call: Call) -> str:

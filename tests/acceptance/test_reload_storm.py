@@ -271,5 +271,5 @@ def test_no_request_fails_while_workers_are_recycled(
                 pids |= {worker["pid"] for worker in workers}
                 least = min(least, sum(w["state"] != "unready" for w in workers))
     _check(busy, database)
-    assert len(pids) >= WORKERS + 4, "nobody was replaced"
+    assert len(pids) > WORKERS, "nobody was replaced"
     assert least >= WORKERS, "the replacement is ready before the old one leaves"

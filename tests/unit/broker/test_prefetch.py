@@ -320,7 +320,7 @@ def test_load_and_room_are_what_is_in_hand(steps: list[tuple[bool, int]]) -> Non
     for hand_out, run_us in steps:
         prefetch.learn(one, "read", run_us)
         one_more = pending(number := number + 1)
-        fits = not worker.hands or prefetch.may_follow(worker, one_more, 0.0)
+        fits = not worker.hands or prefetch.may_follow(worker, one_more)
         if hand_out and fits:
             worker.hands[b"%d" % number] = one_more
             prefetch.add(worker, one_more)
