@@ -86,7 +86,7 @@ def call(
             outstanding = broker.submit(script, values, budget=budget)
         try:
             if interrupted:
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt  # noqa: TRY301
             result = outstanding.result()
         except KeyboardInterrupt:
             click.echo(err=True)  # the terminal shows ^C
