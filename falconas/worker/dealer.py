@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 DRAIN_LINGER = 1.0
 TURN = 100
-SHARED_BYTES = 65_536  # smaller bodies are cheaper to copy than to share with libzmq
+LARGE_BYTES = 65_536  # what is not worth a copy
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class Dealer:
                 frames: list[Any] = [frame.bytes]
                 while frame.more:
                     frame = receive(_NOBLOCK, copy=False)
-                    large = len(frame) >= SHARED_BYTES
+                    large = len(frame) >= LARGE_BYTES
                     frames.append(frame.buffer if large else frame.bytes)
             except zmq.Again:
                 return
@@ -133,7 +133,9 @@ class Dealer:
         """Hand a message to ZeroMQ; False if there is no connection to take it."""
         try:
             self._send(encode(message), _MORE)
-            self._send(body, _NOBLOCK, len(body) < SHARED_BYTES)
+            # Copied, also if it is large: else pyzmq starts a thread, and a worker with
+            # a thread gives its connection up after each request.
+            self._send(body, _NOBLOCK)
         except zmq.Again:
             return False
         return True

@@ -13,6 +13,7 @@ from falconas.protocol import (
     Heartbeat,
     Kind,
     Lost,
+    Ping,
     Register,
     Reply,
     Welcome,
@@ -293,3 +294,16 @@ def test_watched_files_wake_it(control: Control) -> None:
     control.dealer.unwatch(reader)
     os.close(reader)
     os.close(writer)
+
+
+def test_a_large_message_needs_no_thread(broker: Any) -> None:
+    """A worker with a thread that it did not have before gives its connection up."""
+    dealer = Dealer(broker.backend_endpoint, 1000)
+    try:
+        assert dealer.monitor.poll(20_000)
+        threads = len(os.listdir("/proc/self/task"))
+        assert dealer.send(Ping(b"p", {}), encode_value("x" * (1 << 20)))
+        broker.take(Ping)
+        assert len(os.listdir("/proc/self/task")) == threads
+    finally:
+        dealer.close()
