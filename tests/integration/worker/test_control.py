@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -301,9 +302,9 @@ def test_a_large_message_needs_no_thread(broker: Any) -> None:
     dealer = Dealer(broker.backend_endpoint, 1000)
     try:
         assert dealer.monitor.poll(20_000)
-        threads = len(os.listdir("/proc/self/task"))
+        threads = len(list(Path("/proc/self/task").iterdir()))
         assert dealer.send(Ping(b"p", {}), encode_value("x" * (1 << 20)))
         broker.take(Ping)
-        assert len(os.listdir("/proc/self/task")) == threads
+        assert len(list(Path("/proc/self/task").iterdir())) == threads
     finally:
         dealer.close()
