@@ -300,8 +300,14 @@ class WorkerLoop:
 
     def _check_connection(self) -> None:
         """Find out why an idle connection is readable: a notice, or its end."""
-        if self._connection is not None and not self._connection.check():
-            self._drop_connection("database connection lost", monotonic())
+        here = self._connection
+        if here is not None:
+            resetting = here.resetting
+            if not here.check():
+                why = (
+                    "it could not be reset" if resetting else "database connection lost"
+                )
+                self._drop_connection(why, monotonic(), planned=resetting)
         self._slot.enter(State.IDLE)
 
     def _drop_connection(
