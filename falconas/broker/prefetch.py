@@ -4,8 +4,9 @@ To wake a process costs more than a short script does. So where nobody suitable 
 a busy worker gets further requests, as long as all that it has in hand is expected to
 take at most its lane's `horizon`. Only what is idempotent, and only behind what is:
 each such request has a lease. The worker does not start it later and gives it back,
-also while another one runs; if it cannot even do that, the broker takes back what
-nobody has started, `MARGIN` after the lease. So nothing is run twice.
+also while another one runs; if it cannot even do that, the broker takes back what is
+not the first in its hands, `MARGIN` after the lease. So nothing is run twice, unless
+an answer is on its way for longer than that: then the worker counts as lost.
 
 How long a script takes is what it took of late in the lane, on the average. What takes
 longer than a busy processor explains counts at once, and is forgotten slowly.
