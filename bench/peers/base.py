@@ -63,13 +63,13 @@ class Peer:
             folder: For its files, and for nobody else's.
             dsn: The database.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # each peer has its own
 
     async def connect(
         self, endpoint: str, count: int, stack: AsyncExitStack
     ) -> list[Call]:
         """Return a way to call for each outstanding request."""
-        raise NotImplementedError
+        raise NotImplementedError  # needed where `load` is this class's
 
     def load(self, job: Job) -> dict[str, Any]:
         """Produce load and return the figures."""
