@@ -33,7 +33,7 @@ test: $(STAMP)
 
 # The full counts; each part takes under 20 minutes. PART=kill runs one part.
 campaign: $(STAMP)
-	@$(BIN)/python -m pytest -q -s -m campaign $(if $(PART),-k $(PART))
+	@$(BIN)/python -m pytest -q -s -m campaign --hypothesis-profile=dice $(if $(PART),-k $(PART))
 
 lint: $(STAMP)
 	@$(BIN)/ruff format --check .

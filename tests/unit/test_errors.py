@@ -4,13 +4,11 @@ import pickle
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from falconas import errors
 from falconas.errors import CLASSES, Code, FalconError, Started, error_for
-
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
@@ -139,7 +137,6 @@ def test_started_of_unknown_meaning_is_unknown(started: Any) -> None:
     assert error_for(14, {"started": started}).started is Started.UNKNOWN
 
 
-@unhurried
 @given(
     st.integers(0, 255),
     ANYTHING | st.dictionaries(st.sampled_from(FIELDS), ANYTHING),

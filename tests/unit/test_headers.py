@@ -47,12 +47,16 @@ REPLIES = st.builds(
 MESSAGES = REQUESTS | REPLIES
 
 
+def unpacked(header: bytes) -> str:
+    """As text: it tells 1 from 1.0, and NaN is like itself."""
+    return repr(msgpack.unpackb(header, strict_map_key=False))
+
+
 @given(MESSAGES)
 def test_what_is_written_reads_the_same(message: Request | Reply) -> None:
-    assert msgpack.unpackb(headers.encode(message), strict_map_key=False) == (
-        msgpack.unpackb(encode(message), strict_map_key=False)
-    )
-    assert len(headers.encode(message)) == len(encode(message))
+    short, long = headers.encode(message), encode(message)
+    assert unpacked(short) == unpacked(long)
+    assert len(short) == len(long)
 
 
 def test_others_are_read_and_refused_as_ever() -> None:
@@ -73,7 +77,7 @@ def in_full(header: bytes) -> Any:
 def test_what_is_read_is_what_the_long_way_reads(message: Request | Reply) -> None:
     header = encode(message)
     short = headers.read(header)
-    assert short is None or short == in_full(header)
+    assert short is None or repr(short) == repr(in_full(header))
 
 
 @given(MESSAGES, st.data())
@@ -87,7 +91,7 @@ def test_what_is_broken_is_not_read_otherwise(
         if not header:
             return
     short = headers.read(bytes(header))
-    assert short is None or short == in_full(bytes(header))
+    assert short is None or repr(short) == repr(in_full(bytes(header)))
 
 
 @pytest.mark.parametrize(

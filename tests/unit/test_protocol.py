@@ -5,7 +5,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from falconas import protocol
@@ -31,7 +31,6 @@ from falconas.protocol import (
 ALL = frozenset(COMMANDS)
 ID = b"0123456789abcdef"
 
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 SECONDS = st.floats(-SECONDS_LIMIT, SECONDS_LIMIT, exclude_min=True, exclude_max=True)
 IDS = st.binary(min_size=1, max_size=ID_LIMIT) | st.text(min_size=1).filter(
@@ -95,7 +94,6 @@ def refused(frame: bytes, accept: frozenset[type[Any]] = ALL) -> Malformed:
     return caught.value
 
 
-@unhurried
 @given(MESSAGES)
 def test_decode_is_the_inverse_of_encode(message: Any) -> None:
     copy = decode(encode(message), ALL)
@@ -104,7 +102,6 @@ def test_decode_is_the_inverse_of_encode(message: Any) -> None:
     assert type(copy) is type(message)
 
 
-@unhurried
 @given(st.binary(max_size=200), st.sampled_from([FRONTEND, BACKEND, CONTROL, ALL]))
 @example(b"", FRONTEND)
 @example(b"\x91" * 3000, ALL)
@@ -116,7 +113,6 @@ def test_arbitrary_bytes_are_malformed_or_a_message(
         assert type(decode(frame, accept)) in accept
 
 
-@unhurried
 @given(MESSAGES, st.data())
 def test_mutated_messages_are_malformed_or_encode_again(
     message: Any, data: st.DataObject
@@ -139,7 +135,6 @@ def test_mutated_messages_are_malformed_or_encode_again(
         assert encode(decode(copy, ALL)) == copy
 
 
-@unhurried
 @given(st.lists(SCALARS | PLAIN | st.sampled_from([0, 1, 2, 3, 4, 34]), max_size=9))
 def test_arbitrary_arrays_are_malformed_or_a_message(fields: list[Any]) -> None:
     with suppress(Malformed):
@@ -356,7 +351,6 @@ def test_what_is_no_script_name(name: str) -> None:
     assert not is_script_name(name)
 
 
-@unhurried
 @given(st.text())
 def test_script_names_are_never_paths(name: str) -> None:
     if is_script_name(name):

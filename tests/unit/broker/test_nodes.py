@@ -4,7 +4,7 @@ from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from falconas.broker.nodes import (
     DOUBT,
@@ -212,7 +212,6 @@ def test_a_report_is_bounded() -> None:
     assert len(nodes.facts["n1"].reason) == REASON_LIMIT
 
 
-@settings(deadline=None)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -412,7 +411,6 @@ FACTS = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(FACTS, FACTS, st.sets(st.sampled_from([0.5, 1.0, 2.0])))
 def test_one_grade_is_one_answer_to_each_script(
     one: Facts, other: Facts, max_lags: set[float]
@@ -439,7 +437,6 @@ VIEW = st.builds(
 SAID = st.dictionaries(st.sampled_from(["n1", "n2", "n3"]), VIEW)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([b"1", b"2", b"3"]), SAID | st.none())))
 def test_what_is_believed_follows_the_reports(
     said: list[tuple[bytes, dict[str, View] | None]],

@@ -6,7 +6,7 @@ from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from falconas.client.wire import NAMES_LIMIT, Names, ok_id, request
 from falconas.errors import InvalidArgument
@@ -24,7 +24,6 @@ from falconas.protocol import (
 IDS = st.binary(min_size=16, max_size=16)
 WORD = r"[a-z][a-z0-9_]{0,63}"
 NAMES = st.from_regex(rf"{WORD}([.]{WORD}){{0,3}}", fullmatch=True)
-unhurried = settings(deadline=None)
 EXTRAS = st.dictionaries(st.text(max_size=5), st.integers(0, 300), max_size=5)
 REPLIES = st.builds(
     Reply,
@@ -35,7 +34,6 @@ REPLIES = st.builds(
 )
 
 
-@unhurried
 @given(IDS, NAMES, st.none() | st.floats(0, 1e6))
 def test_a_request_is_what_protocol_would_write(
     id_: bytes, name: str, budget: float | None
@@ -44,7 +42,6 @@ def test_a_request_is_what_protocol_would_write(
     assert request(id_, Names()[name], budget) == encode(asked)
 
 
-@unhurried
 @given(REPLIES)
 def test_an_ok_is_known_by_its_header(reply: Reply) -> None:
     ours = type(reply.id) is bytes and len(reply.id) == 16
@@ -52,7 +49,6 @@ def test_an_ok_is_known_by_its_header(reply: Reply) -> None:
     assert ok_id(encode(reply)) == (reply.id if ok else None)
 
 
-@unhurried
 @given(REPLIES, st.data())
 def test_nothing_else_is_taken_for_an_ok(reply: Reply, data: st.DataObject) -> None:
     header = bytearray(encode(reply))

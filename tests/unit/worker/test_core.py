@@ -695,7 +695,7 @@ STEPS = {
 WEIGHTED = [name for name, (weight, _) in STEPS.items() for _ in range(weight)]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(steps=st.lists(st.sampled_from(WEIGHTED), min_size=20, max_size=150))
 def test_nothing_starts_twice_and_all_is_answered(steps: list[str]) -> None:
     world = Lossy()
