@@ -32,6 +32,7 @@ from falconas.codec import encode_value
 from falconas.config import ConfigError, check_broker
 from falconas.errors import FalconError, Internal, InvalidArgument
 from falconas.headers import decode
+from falconas.heap import keep_freed
 from falconas.protocol import Malformed
 from falconas.settings import Settings
 from falconas.systemd import Notifier
@@ -283,6 +284,7 @@ def main(settings: Settings) -> int:
     Raises:
         ConfigError: It could not start.
     """
+    keep_freed()
     loop = BrokerLoop(settings)
     broker = settings.broker
     loop.handle_signals()

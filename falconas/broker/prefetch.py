@@ -9,7 +9,8 @@ not the first in its hands, `MARGIN` after the lease. So nothing is run twice, u
 an answer is on its way for longer than that: then the worker counts as lost.
 
 How long a script takes is what it took of late in the lane, on the average. What takes
-longer than a busy processor explains counts at once, and is forgotten slowly.
+longer than a busy processor explains counts at once, and is forgotten so slowly that
+nothing goes behind a script of which one run in some hundreds is long.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ OUTLIER = 0.01
 # Between the look at the lease and the start a worker may lose its processor so long.
 MARGIN = 0.25
 OVERHEAD = 50e-6  # what a worker needs between two scripts
-MEMORY = 8.0  # requests
+MEMORY, LONG_MEMORY = 8.0, 512.0  # requests
 
 
 def learn(lane: Lane, script: str, run_us: Any) -> None:
@@ -35,10 +36,11 @@ def learn(lane: Lane, script: str, run_us: Any) -> None:
         return
     took = run_us * 1e-6 + OVERHEAD
     pace = lane.paces.get(script)
-    if pace is None or took >= OUTLIER:
+    if pace is None or took >= max(pace, OUTLIER):
         lane.paces[script] = took
     else:
-        lane.paces[script] = pace + (took - pace) / MEMORY
+        memory = MEMORY if pace < OUTLIER else LONG_MEMORY
+        lane.paces[script] = pace + (took - pace) / memory
 
 
 def expectation(lane: Lane, pending: Pending) -> float:

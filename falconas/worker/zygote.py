@@ -28,6 +28,7 @@ import msgspec
 from falconas import logs
 from falconas.codec import encode_value
 from falconas.config import Settings
+from falconas.heap import keep_freed
 from falconas.stderr import Stderr
 from falconas.worker.capture import Output
 from falconas.worker.channel import Channel, bind_life_to
@@ -207,6 +208,7 @@ def serve(zygote: ZygoteProcess, spawn: Spawn) -> int:
 
     boot = zygote.boot
     limit_memory(boot.settings.worker.address_space)
+    keep_freed()
     stderr = Stderr(patience=LOG_PATIENCE)
     facts = {"node": spawn.node, "index": spawn.place, "group": spawn.group}
     logs.setup(boot.settings.log.level, boot.settings.log.format, stderr, **facts)

@@ -295,19 +295,35 @@ def test_what_is_no_time_teaches_nothing(run_us: object) -> None:
     assert one.paces == {}
 
 
-def test_an_outlier_counts_at_once_and_is_forgotten_slowly() -> None:
+@pytest.mark.parametrize(
+    ("times", "remembered", "forgotten"), [(1, 5, 60), (3, 300, 900), (10, 1000, 1500)]
+)
+def test_an_outlier_counts_at_once_and_is_forgotten_slowly(
+    times: int, remembered: int, forgotten: int
+) -> None:
     one = lane()
-    for _ in range(20):
-        prefetch.learn(one, "read", SHORT)
+    learn(one, SHORT, 20)
     usual = one.paces["read"]
-    prefetch.learn(one, "read", int(OUTLIER * 1e6))
-    assert one.paces["read"] > OUTLIER
-    for _ in range(5):
-        prefetch.learn(one, "read", SHORT)
+    learn(one, times * int(OUTLIER * 1e6))
+    assert one.paces["read"] > times * OUTLIER
+    learn(one, SHORT, remembered)
     assert one.paces["read"] > HORIZON
-    for _ in range(60):
-        prefetch.learn(one, "read", SHORT)
+    learn(one, SHORT, forgotten - remembered)
     assert one.paces["read"] == pytest.approx(usual, rel=0.1)
+
+
+def test_a_longer_one_counts_more_and_a_shorter_one_no_less() -> None:
+    one = lane()
+    learn(one, 100_000)
+    learn(one, 20_000)
+    assert one.paces["read"] > 0.09
+    learn(one, 200_000)
+    assert one.paces["read"] > 0.2
+
+
+def learn(one: Lane, run_us: int, times: int = 1) -> None:
+    for _ in range(times):
+        prefetch.learn(one, "read", run_us)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 3000)), max_size=60))
