@@ -25,7 +25,7 @@ MEAN = LONG * LONG_SHARE + SHORT * (1 - LONG_SHARE) + 0.0002  # and what is arou
 LOADS = (0.3, 0.5)
 ROUNDS = 3
 SECONDS = 5.0
-AHEAD = {"2 ms ahead": "2ms", "nothing ahead": "0s"}
+AHEAD = {"4 ms ahead": "4ms", "nothing ahead": "0s"}
 
 Taken = list[tuple[bool, float]]
 

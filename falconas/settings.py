@@ -77,7 +77,7 @@ class Broker:
         3.0, _WAIT, "After the start, how long an unknown script may wait likewise."
     )
     ahead: float = _option(
-        0.002, Duration(0.0, 1.0), "Short work for a worker ahead of its turn; 0: none."
+        0.004, Duration(0.0, 1.0), "Short work for a worker ahead of its turn; 0: none."
     )
     drain_timeout: float = _option(
         30.0, _WAIT, "On SIGTERM, time for outstanding requests to end."

@@ -50,6 +50,7 @@ class Flow:
         self.counters: Counter[str] = Counter()
         self.sends: list[Send] = []
         self.open = 0
+        self._rest = inf
         self._dispatched = 0
         self._wait = 0.0
 
@@ -129,6 +130,7 @@ class Flow:
         due = pending.deadline + VERDICT_GRACE
         if not worker.hands:
             worker.heard_at = now
+            self._rest = 0.0
         else:
             self.counters["ahead"] += 1
             pending.start_by = extras["start_by"] = now + prefetch.LEASE
@@ -217,6 +219,15 @@ class Flow:
         prefetch.reopen(worker)
         self.pool.set_idle(worker, now)
         self._serve(worker, now)
+        self._rest = min(self._rest, prefetch.rest(worker))
+
+    def take_rest(self) -> float:
+        """Return how long nobody will need the broker, by what happened since last.
+
+        Workers have answered, all of these have enough in hand, and nobody is idle.
+        """
+        rest, self._rest = self._rest, inf
+        return 0.0 if rest == inf or self.pool.has_idle else rest
 
     def set_ready(self, worker: Worker, ready: bool, now: float) -> None:
         """Note whether a worker may be given work, and give it some."""

@@ -8,7 +8,7 @@ import signal
 import socket as sockets
 from collections.abc import Callable
 from math import ceil, inf
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import zmq
@@ -40,6 +40,7 @@ from falconas.systemd import Notifier
 log = logging.getLogger("falconas.broker")
 
 CONGESTED_WAIT = 0.005
+NAP = 0.0001  # less is not worth it
 MANIFEST_BYTES = 4 * 1024 * 1024
 ROOM = 64 * 1024
 STATUS_INTERVAL = 5.0
@@ -120,6 +121,8 @@ class BrokerLoop:
                 self._flush()
                 self._tell()
                 self._notify(now)
+            if (rest := core.flow.take_rest()) >= NAP:
+                sleep(rest)  # what comes meanwhile comes together
         self._flush()
 
     def close(self) -> None:

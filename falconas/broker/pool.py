@@ -196,6 +196,11 @@ class Pool:
         """Tell whether some worker of these lanes is ready, idle or busy."""
         return any(self.lanes[lane].ready for lane in key)
 
+    @property
+    def has_idle(self) -> bool:
+        """Tell whether some worker has nothing to do."""
+        return any(lane.idle for lane in self.lanes.values())
+
     def choose(self, key: QueueKey) -> Worker | None:
         """Return the least recently used idle worker of these lanes."""
         best, best_since = None, 0.0

@@ -8,6 +8,9 @@ also while another one runs; if it cannot even do that, the broker takes back wh
 not the first in its hands, `MARGIN` after the lease. So nothing is run twice, unless
 an answer is on its way for longer than that: then the worker counts as lost.
 
+While all have enough to do the broker may rest a moment: to be woken for each answer,
+and to wake a client for it, costs both more than all they do with it.
+
 How long a script takes is what it took of late in the lane, on the average. What takes
 longer than a busy processor explains counts at once, and is forgotten so slowly that
 nothing goes behind a script of which one run in some hundreds is long.
@@ -26,6 +29,7 @@ SILENCE = 0.005
 OUTLIER = 0.01
 # Between the look at the lease and the start a worker may lose its processor so long.
 MARGIN = 0.25
+REST, SHARE = 0.001, 0.4  # at most so long, and so much of what all have in hand
 OVERHEAD = 50e-6  # what a worker needs between two scripts
 MEMORY, LONG_MEMORY = 8.0, 512.0  # requests
 
@@ -110,6 +114,11 @@ def reopen(worker: Worker) -> None:
     lane = worker.home
     if 0 < len(worker.hands) < DEPTH and worker.load < lane.horizon:
         lane.spare.setdefault(worker, None)
+
+
+def rest(worker: Worker) -> float:
+    """Return how long a worker surely has enough to do, in seconds."""
+    return min(REST, worker.load * SHARE) if len(worker.hands) > 1 else 0.0
 
 
 def close(worker: Worker) -> None:

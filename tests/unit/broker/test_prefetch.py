@@ -15,6 +15,7 @@ from falconas.broker.prefetch import (
     MARGIN,
     OUTLIER,
     OVERHEAD,
+    REST,
     SILENCE,
 )
 from falconas.broker.records import (
@@ -36,9 +37,9 @@ HORIZON = 0.002
 FEW = int(HORIZON / (SHORT * 1e-6 + OVERHEAD))  # that fit in
 
 
-def trained(*names: str, run_us: int = SHORT, **settings: int) -> Desk:
+def trained(*names: str, run_us: int = SHORT, **settings: float) -> Desk:
     """Return a desk whose workers have answered `read` in so short a time."""
-    limits = {"queue_requests": 99, "client_requests": 99} | settings
+    limits = {"queue_requests": 99, "client_requests": 99, "ahead": HORIZON} | settings
     desk = serving(**limits)
     for name in names:
         desk.worker(name)
@@ -324,6 +325,54 @@ def test_a_longer_one_counts_more_and_a_shorter_one_no_less() -> None:
 def learn(one: Lane, run_us: int, times: int = 1) -> None:
     for _ in range(times):
         prefetch.learn(one, "read", run_us)
+
+
+def test_the_broker_rests_while_all_have_enough_to_do() -> None:
+    desk = trained("w1", "w2")
+    assert desk.flow.take_rest() == 0.0, "somebody is idle"
+    sends = ask(desk, 2 * FEW)
+    assert desk.flow.take_rest() == 0.0, "they were idle"
+
+    desk.reply(sends[0], run_us=SHORT)
+    first = desk.flow.take_rest()
+    assert 0 < first <= HORIZON / 2
+    assert desk.flow.take_rest() == 0.0, "nobody has answered"
+    desk.worker("w3")
+    desk.reply(sends[1], run_us=SHORT)
+    assert desk.flow.take_rest() == 0.0, "one is idle"
+    ask(desk, 1)
+    desk.flow.take_rest()
+
+    for send in sends[2 : 2 * FEW - 2 : 2]:  # of the same worker, until it has one left
+        desk.reply(send, run_us=SHORT)
+    desk.reply(sends[3], run_us=SHORT)
+    assert desk.flow.take_rest() == 0.0, "one of them has just one"
+
+
+def test_the_rest_is_as_long_as_the_least_of_what_they_have() -> None:
+    desk = trained("w1", "w2")
+    sends = ask(desk, 2 * FEW)
+    desk.flow.take_rest()
+    for send in sends[0:8:2]:
+        desk.reply(send, run_us=SHORT)
+    least = desk.flow.take_rest()
+    desk.reply(sends[1], run_us=SHORT)
+    more = desk.flow.take_rest()
+    desk.reply(sends[8], run_us=SHORT)
+    desk.reply(sends[3], run_us=SHORT)
+    assert 0 < desk.flow.take_rest() < least < more
+
+
+def test_no_rest_without_work_ahead_and_no_long_one() -> None:
+    desk = trained("w1", ahead=0.0)
+    (send,) = ask(desk, 3)
+    desk.reply(send, run_us=SHORT)
+    assert desk.flow.take_rest() == 0.0
+    desk = trained("w1", ahead=1.0, run_us=9000)
+    send, *_ = ask(desk, 99)
+    desk.flow.take_rest()
+    desk.reply(send, run_us=9000)
+    assert desk.flow.take_rest() == REST
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 3000)), max_size=60))
