@@ -9,7 +9,7 @@ from bench.peers import PEERS
 from bench.plot import text
 from bench.works import WORKS
 
-WIDTH, LABELS, BAR, STEP = 980, 300, 560, 19
+WIDTH, LABELS, BAR, STEP = 1040, 350, 560, 19
 OURS, OTHERS = "#0b6bcb", "#9aa5b1"
 
 
