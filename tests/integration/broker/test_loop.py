@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import zmq
 
-from falconas.broker.loop import BrokerLoop
+from falconas.broker.loop import NAP, BrokerLoop
+from falconas.broker.prefetch import REST
 from falconas.codec import decode_value, encode_params, encode_value
 from falconas.config import StartError
 from falconas.errors import Code
@@ -151,6 +152,38 @@ def test_a_request_goes_to_the_worker_and_its_answer_back(
     reply, value = client.receive(Reply)
     assert (reply.id, reply.kind, reply.code) == (b"1", Kind.OK, Code.OK)
     assert value == large
+
+
+def test_it_rests_while_its_worker_has_enough(
+    peers: tuple[Peer, Peer, Peer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    naps: list[float] = []
+    monkeypatch.setattr("falconas.broker.loop.sleep", naps.append)
+    for patience in ("SILENCE", "MARGIN"):  # of a machine that is slow
+        monkeypatch.setattr(f"falconas.broker.prefetch.{patience}", 60.0)
+    client, worker, _ = peers
+
+    def ask(*names: bytes) -> list[bytes]:
+        for name in names:
+            client.send(Request(name, "echo", 5.0, {}), encode_params({}))
+        return [worker.receive(Request)[0].id for _ in names]
+
+    def answer(id_: bytes) -> None:
+        worker.send(Reply(id_, Kind.OK, Code.OK, {"run_us": 450}), b"\x80")
+        client.receive(Reply)
+        client.send(Ping(b"p", {}))  # answered after what came before it was over
+        client.receive(Pong)
+
+    for id_ in ask(b"alone"):
+        answer(id_)
+    first, second, third = ask(b"1", b"2", b"3")
+    assert not naps, "it was idle, or has just one in hand"
+    answer(first)
+    assert len(naps) == 1, "it has two of half a millisecond"
+    assert NAP <= naps[0] <= REST
+    answer(second)
+    answer(third)
+    assert len(naps) == 1, "it has one, and then none"
 
 
 def test_a_req_socket_is_served_with_and_without_correlation(
