@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from falconas.broker import presence
 from falconas.broker.backlog import PRIORITY_LIMIT
-from falconas.broker.flow import Flow
+from falconas.broker.flow import ATTEMPTS, Flow
 from falconas.broker.nodes import is_min_lsn
 from falconas.broker.records import Client, Demand, Pending, ScriptInfo
 from falconas.errors import (
@@ -50,6 +50,9 @@ def wish(flow: Flow, pending: Pending) -> None:
     pending.watched = presence.watch(flow, pending.client, extras, pending.envelope)
     if "min_lsn" in extras:
         pending.demand = Demand.COMPARABLE
+    if extras.get("attempt") == ATTEMPTS:  # the first was lost with another broker
+        pending.attempt = ATTEMPTS
+        pending.info = flow.pool.info(pending.script)
 
 
 def refusal(

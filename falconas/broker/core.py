@@ -189,7 +189,8 @@ class BrokerCore:
         worker.served += 1
         worker.answered = pending.dispatch, pending.script
         extras, repeated = reply.extras, False
-        prefetch.learn(worker.home, pending.script, extras.get("run_us"))
+        run_us, cold = extras.get("run_us"), worker.served == 1
+        prefetch.learn(worker.home, pending.script, run_us, cold=cold)
         ready = extras.pop("ready", None) is not False
         if reply.kind == Kind.ERROR:
             worker.errors += 1

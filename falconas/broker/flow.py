@@ -113,11 +113,15 @@ class Flow:
         """Put a request into a worker's hands, unless it is too late."""
         scripts = worker.home.scripts
         assert scripts is not None
-        info = pending.info = scripts[pending.script]
+        before, info = pending.info, scripts[pending.script]
+        pending.info = info
         if info.budget is not None:
             pending.deadline = min(pending.deadline, pending.arrived + info.budget)
         if now >= pending.deadline:
             self.finish(pending, verdicts.expired(pending), now)
+            return
+        if pending.attempt > 1 and before and before.idempotent > info.idempotent:
+            self.finish(pending, verdicts.changed(pending), now)
             return
         self._dispatched += 1
         pending.dispatch = self.epoch + self._dispatched.to_bytes(8, "big")

@@ -44,6 +44,7 @@ NAP = 0.0001  # less is not worth it
 MANIFEST_BYTES = 4 * 1024 * 1024
 ROOM = 64 * 1024
 STATUS_INTERVAL = 5.0
+LAST_CALL, LAST_CALLS = 20, 0.5  # ms between two, and seconds for all
 STOP_WAIT = 5.0  # beyond the drain: for what is still to be sent
 
 INTERRUPTED = 130
@@ -106,13 +107,16 @@ class BrokerLoop:
         while not core.drained:
             wake_at = min(core.wake_at(), self._notifier.wake_at())
             wait = max(0.0, wake_at - monotonic())
-            if any(writer.congested for writer in writers):
+            congested = any(writer.congested for writer in writers)
+            if congested:
                 wait = min(wait, CONGESTED_WAIT)
             events = dict(poller.poll(ceil(wait * 1000)))
             for role, router in order:
                 if router in events:
                     self._receive(role)
                     self._flush()
+            if congested and not events:
+                self._flush()
             if signals in events:
                 self._on_signal(self._signals.recv(64))
             now = monotonic()
@@ -124,6 +128,14 @@ class BrokerLoop:
             if (rest := core.flow.take_rest()) >= NAP:
                 sleep(rest)  # what comes meanwhile comes together
         self._flush()
+        self._turn_away()
+
+    def _turn_away(self) -> None:
+        """Refuse what clients had sent before they heard: else they could not know."""
+        frontend, until = self._sockets[Socket.FRONTEND], monotonic() + LAST_CALLS
+        while monotonic() < until and frontend.poll(LAST_CALL):
+            self._receive(Socket.FRONTEND)
+            self._flush()
 
     def close(self) -> None:
         """Close the sockets; what is not sent within LINGER is lost."""

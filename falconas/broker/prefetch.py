@@ -34,12 +34,14 @@ OVERHEAD = 50e-6  # what a worker needs between two scripts
 MEMORY, LONG_MEMORY = 8.0, 512.0  # requests
 
 
-def learn(lane: Lane, script: str, run_us: Any) -> None:
-    """Note how long a script took."""
+def learn(lane: Lane, script: str, run_us: Any, *, cold: bool = False) -> None:
+    """Note how long a script took; a `cold` worker may take long for once."""
     if type(run_us) is not int or run_us < 0:
         return
     took = run_us * 1e-6 + OVERHEAD
     pace = lane.paces.get(script)
+    if cold and pace is not None and took >= OUTLIER:
+        return
     if pace is None or took >= max(pace, OUTLIER):
         lane.paces[script] = took
     else:

@@ -64,6 +64,12 @@ def quarantined(pending: Pending) -> FalconError:
     return FailedPrecondition(text, **_facts(pending))
 
 
+def changed(pending: Pending) -> FalconError:
+    """Say that only an earlier version of the script could be run twice."""
+    text = f"script {pending.script} was changed, and must not be run a second time"
+    return Unavailable(text, **_facts(pending))
+
+
 def abandoned(pending: Pending) -> FalconError:
     """Say that the broker stops before the request is done."""
     text = "the broker stopped before the request was done"

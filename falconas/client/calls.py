@@ -120,9 +120,11 @@ class Calls:
             return encode(Catalogue(call.id, {}))
         own = call.budget is None and not call.attempts
         left = None if own else call.deadline - now
-        if not call.cancel_on_disconnect and not call.min_lsn:
+        if not (call.cancel_on_disconnect or call.min_lsn or call.attempts):
             return wire.request(call.id, self._names[call.script], left)
         extras: dict[str, Any] = {"accept": ["ext"]}
+        if call.attempts:
+            extras["attempt"] = call.attempts + 1
         if call.cancel_on_disconnect:
             extras["cancel_on_disconnect"] = True
         if call.min_lsn:
@@ -257,7 +259,8 @@ class Calls:
         self.counters["refused"] += 1
         return ResourceExhausted(
             f"{self._limit} calls of this client are outstanding;"
-            " wait for results, or make the client with a larger outstanding=",
+            " wait for results; a larger outstanding= may be more than the broker's"
+            " own limit, broker.client_requests",
             retry_safe=True,
             retry_after=0.1,
         )

@@ -5,6 +5,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -184,6 +185,28 @@ def test_it_rests_while_its_worker_has_enough(
     answer(second)
     answer(third)
     assert len(naps) == 1, "it has one, and then none"
+
+
+def test_a_slow_client_gets_the_rest_when_it_reads_and_not_with_the_next_message(
+    broker: BrokerLoop,
+    settings: Settings,
+    context: zmq.Context[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hour = monotonic() + 3600.0
+    monkeypatch.setattr(broker.core, "wake_at", lambda: hour)
+    socket = context.socket(zmq.DEALER)
+    socket.rcvhwm = 1
+    socket.connect(settings.broker.frontend)
+    client = Peer(socket)
+    large = "x" * 4000
+    try:
+        for number in range(600):
+            client.send(Catalogue(b"%d" % number, {"pad": large}))
+        for number in range(600):
+            assert client.receive(Reply)[0].id == b"%d" % number
+    finally:
+        socket.close(linger=0)
 
 
 def test_a_req_socket_is_served_with_and_without_correlation(
@@ -443,6 +466,26 @@ def test_a_fault_of_the_broker_is_one_error_and_not_its_end(
     worker.send(Reply(request.id, Kind.OK, Code.OK, {}), encode_value(1))
     assert client.receive(Reply)[1] == 1
     assert "internal error at Catalogue" in caplog.text
+
+
+def test_what_was_sent_before_its_end_was_heard_is_refused_and_not_dropped(
+    settings: Settings, context: zmq.Context[Any]
+) -> None:
+    loop = BrokerLoop(settings)
+    client = dial(context, settings.broker.frontend)
+    try:
+        for name in (b"1", b"2", b"3"):
+            client.send(Request(name, "echo", 5.0, {}), encode_params({}))
+        assert loop._sockets[0].poll(TIMEOUT)
+        loop.core.drain(0.0)
+        loop.run()  # nothing is open: it does not even begin a turn
+        for name in (b"1", b"2", b"3"):
+            reply, fields = client.receive(Reply)
+            assert (reply.id, reply.code) == (name, Code.UNAVAILABLE)
+            assert (fields["started"], fields["retry_safe"]) == ("no", True)
+    finally:
+        client.socket.close(linger=0)
+        loop.close()
 
 
 def test_a_broker_that_drains_answers_first_and_then_ends(

@@ -379,6 +379,59 @@ def test_an_answer_says_the_attempt_and_keeps_the_workers_extras() -> None:
     assert desk.known("w2").served == 1
 
 
+def test_what_was_lost_with_another_broker_is_not_repeated_by_this_one() -> None:
+    desk = serving("w1", "w2")
+    id_ = desk.ask("read", attempt=2)
+    send = desk.handed()
+    assert send.message.extras["attempt"] == 2
+
+    desk.lost("w1", send.message.id)
+
+    answered, code, fields = desk.verdict()
+    assert (answered, code) == (id_, Code.UNAVAILABLE)
+    assert (fields["started"], fields["retry_safe"]) == ("yes", True)
+
+
+@pytest.mark.parametrize("attempt", [0, 1, 3, -1, "2", None, [2], 1 << 60])
+def test_what_is_no_second_attempt_is_the_first(attempt: object) -> None:
+    desk = serving("w1")
+    desk.ask("read", attempt=attempt)
+    assert desk.handed().message.extras["attempt"] == 1
+
+
+def test_a_second_attempt_that_waits_in_vain_may_have_been_started() -> None:
+    desk = serving("w1")
+    desk.ask("write")
+    desk.take()
+    desk.ask("read", attempt=2, budget=0.5)
+    desk.tick(1.0)
+    _, code, fields = desk.verdict()
+    assert code is Code.DEADLINE_EXCEEDED
+    assert (fields["started"], fields["retry_safe"]) == ("unknown", True)
+
+
+def test_a_version_that_must_not_run_twice_is_no_second_attempt() -> None:
+    desk = serving("w1")
+    id_ = desk.ask("read")
+    send = desk.handed()
+    desk.register("m2", {"read": {"idempotent": False}})
+    desk.worker("w2", manifest="m2")
+
+    desk.lost("w1", send.message.id)
+
+    answered, code, fields = desk.verdict()
+    assert (answered, code) == (id_, Code.UNAVAILABLE)
+    assert (fields["started"], fields["retry_safe"]) == ("unknown", False)
+    desk.ask("read")
+    assert desk.handed().identity == b"w2", "it is as idle as before"
+
+
+def test_who_asked_for_a_second_attempt_of_what_is_not_idempotent_gets_it() -> None:
+    desk = serving("w1")
+    desk.ask("write", attempt=2)
+    assert desk.handed().message.extras["attempt"] == 2
+
+
 @pytest.mark.parametrize(("attempt", "started"), [(1, "no"), (2, "unknown")])
 def test_a_workers_error_is_passed_on(attempt: int, started: str) -> None:
     desk = serving("w1", "w2")

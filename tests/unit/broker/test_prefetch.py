@@ -322,6 +322,34 @@ def test_a_longer_one_counts_more_and_a_shorter_one_no_less() -> None:
     assert one.paces["read"] > 0.2
 
 
+def test_a_cold_worker_that_takes_long_is_no_outlier() -> None:
+    one = lane()
+    learn(one, SHORT, 9)
+    usual = one.paces["read"]
+    prefetch.learn(one, "read", 50_000, cold=True)
+    assert one.paces["read"] == usual
+    prefetch.learn(one, "read", 5_000, cold=True)
+    assert one.paces["read"] > usual, "that long it may take at any time"
+    other = lane()
+    prefetch.learn(other, "read", 50_000, cold=True)
+    assert other.paces["read"] > 0.05, "it is all that is known"
+
+
+def test_the_first_answer_of_a_worker_is_that_of_a_cold_one() -> None:
+    desk = trained("w1")
+    desk.worker("w2")
+    sends = ask(desk, 2)
+    for send in sends:
+        desk.reply(send, run_us=50_000 if send.identity == b"w2" else SHORT)
+    desk.take()
+    assert ahead(ask(desk, 3)) == [0, 0, 1]
+    (late,) = [*desk.known("w2").hands.values()]
+    slow = Send(Socket.BACKEND, b"w2", (), Reply(late.dispatch, 0, 0, {}), b"")
+    desk.reply(slow, run_us=50_000)
+    desk.take()
+    assert ahead(ask(desk, 3)) == [0], "nothing goes ahead any more"
+
+
 def learn(one: Lane, run_us: int, times: int = 1) -> None:
     for _ in range(times):
         prefetch.learn(one, "read", run_us)

@@ -419,6 +419,7 @@ def test_what_the_same_broker_does_not_list_is_repeated_only_if_idempotent(
     assert (again, calls["b"].body) in met.sent
     assert again.id == calls["b"].id != first
     assert again.budget == 10.0
+    assert again.extras == {"accept": ["ext"], "attempt": 2}
     assert outcome(met.error("a")) == (Unavailable, "unknown", False)
     assert outcome(met.error("c")) == (Unavailable, "unknown", False)
     met.reply(first, "late")
