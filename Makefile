@@ -40,8 +40,8 @@ lint: $(STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-# The bars, in under 5 minutes; FULL=1 measures all peers and all they can. PART=models, respawn
-# or memory measures something else, OPTIONS=--help tells what more there is.
+# The bars, in under 5 minutes; FULL=1 measures all peers and all they can. PART=models, respawn,
+# memory, growth or tail measures something else, OPTIONS=--help tells what more there is.
 bench: $(BENCH)
 	@$(BIN)/python -m bench $(PART) $(if $(FULL),--full) $(OPTIONS)
 

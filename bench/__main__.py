@@ -115,6 +115,18 @@ PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
 }
 
 
+HELP = {
+    "peers": "the bars, 5 minutes",
+    "respawn": "how soon a killed worker is replaced",
+    "memory": "what a worker holds",
+    "models": "threads, FastAPI and FalconAS, 6 minutes",
+    "growth": "more workers, clients, requests, scripts, 6 minutes",
+    "tail": "does it pay for work ahead",
+    "publish": "put the figures that were kept into docs/performance.md",
+}
+OUTSTANDING = {str(n): n for work in WORKS.values() for n in work.outstanding}
+
+
 def among(names: dict[str, object]) -> Callable[[str], list[str]]:
     """Return what reads a list of names."""
 
@@ -131,18 +143,33 @@ def among(names: dict[str, object]) -> Callable[[str], list[str]]:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser("python -m bench", description=__doc__)
-    made.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    made = argparse.ArgumentParser(
+        "python -m bench",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog="What a call costs its client: python -m bench.client; what a request"
+        " costs beside psycopg alone: python -m bench.session.",
+    )
+    made.add_argument(
+        "parts",
+        nargs="*",
+        metavar="PART",
+        help="; ".join(f"{name}: {text}" for name, text in HELP.items()),
+    )
     made.add_argument("--full", action="store_true", help="all peers and works")
-    made.add_argument("--peers", type=among({**PEERS}), help="some: " + ",".join(PEERS))
-    made.add_argument("--works", type=among({**WORKS}), help="some: " + ",".join(WORKS))
+    made.add_argument(
+        "--peers", type=among({**PEERS}), help="some: " + ", ".join(PEERS)
+    )
+    made.add_argument(
+        "--works", type=among({**WORKS}), help="some: " + ", ".join(WORKS)
+    )
     made.add_argument(
         "--outstanding",
-        type=lambda text: [int(each) for each in text.split(",")],
-        help="some of 1,8,16,64",
+        type=lambda text: [int(each) for each in among({**OUTSTANDING})(text)],
+        help="some of " + ", ".join(OUTSTANDING),
     )
     rounds = int(os.environ.get("ROUNDS") or 3)
-    made.add_argument("--rounds", type=int, default=rounds)
+    made.add_argument("--rounds", type=int, default=rounds, help="of each")
     made.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
     made.add_argument("--warm", type=float, default=0.3, help="seconds before each")
     made.add_argument(
