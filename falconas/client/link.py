@@ -11,12 +11,13 @@ connection.
 
 from __future__ import annotations
 
-import logging
 import struct
 from typing import TYPE_CHECKING, Any
 
 import zmq
 from zmq.backend import Socket as _Socket
+
+from falconas.client import log
 
 if TYPE_CHECKING:
     from falconas.client.core import ClientCore
@@ -47,8 +48,6 @@ _OPTIONS = {
     zmq.HEARTBEAT_TTL: 3_000,
     zmq.TCP_KEEPALIVE: 1,
 }
-
-log = logging.getLogger("falconas.client")
 
 
 class Link:

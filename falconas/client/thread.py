@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import selectors
 import socket
@@ -12,14 +11,14 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from falconas.client import log
+
 if TYPE_CHECKING:
     from falconas.client.core import ClientCore
     from falconas.client.link import Link
     from falconas.client.replies import Lsn
     from falconas.client.sync import Call
     from falconas.client.verdict import Verdict
-
-log = logging.getLogger("falconas.client")
 
 
 class Io:
@@ -129,7 +128,7 @@ class Io:
                     self._step(selector)
                     self._sleep(selector)
         except Exception as error:
-            log.exception("the client's thread failed")
+            log.failure("the client's thread failed", error)
             reason = f"the client failed: {error}"
         self._end(reason)
 

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "falconas"
 # Modules of these packages are pure, but for those that do the I/O.
 SHELLS = {
     "broker": {"__init__", "loop", "sockets"},
-    "client": {"__init__", "sync", "aio", "link", "operator", "thread"},
+    "client": {"__init__", "sync", "aio", "link", "log", "operator", "thread"},
 }
 PURE_BESIDES = {
     "errors", "headers", "messages", "protocol", "codec", "exttypes", "options",

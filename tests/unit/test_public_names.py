@@ -41,7 +41,7 @@ def test_a_client_loads_little() -> None:
     heavy = {"psycopg", "asyncio", "click", "msgspec", "concurrent", "ssl", "http"}
     heavy |= {"uuid", "decimal", "ipaddress", "dataclasses", "inspect", "tomllib"}
     heavy |= {"falconas.exttypes", "falconas.client.aio", "falconas.client.operator"}
-    heavy |= {"falconas.config", "falconas.settings", "falconas.worker"}
+    heavy |= {"falconas.config", "falconas.settings", "falconas.worker", "logging"}
     assert not client & heavy
 
 

@@ -120,6 +120,7 @@ class Stage:
         self.relent_at, self.relent = relent_at, relent
 
     def begin_reset(self) -> bool:
+        self.slot.enter(State.IDLE)  # as a runner does when there is nothing to sweep
         return self.resets
 
     def finish_reset(self) -> bool:
