@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import LiteralString
 
@@ -297,7 +298,10 @@ class watch:  # noqa: N801 - reads like a function
         nodes = pair(folder).nodes
         pids = [pid for node in nodes for pid in node.processes()]
         assert len(pids) > len(nodes)
-        self.handles = [os.pidfd_open(pid) for pid in pids]
+        self.handles: list[int] = []
+        for pid in pids:
+            with suppress(ProcessLookupError):  # some do not live long
+                self.handles.append(os.pidfd_open(pid))
 
     def __call__(self) -> bool:
         try:
