@@ -83,7 +83,8 @@ def test_a_lost_host_answers_and_leaves_no_process(
             wait_for(lambda pid=pid: not is_alive(pid), f"the end of worker {pid}")  # type: ignore[misc]
         with stack.client() as client, pytest.raises(Unavailable) as caught:
             client.call("echo", {"value": 1}, budget=PATIENCE)
-        assert caught.value.started is Started.NO
+        # Unknown if it was sent before the end of the connections was seen.
+        assert caught.value.started is not Started.YES
         assert caught.value.retry_safe
 
 
