@@ -131,12 +131,22 @@ class TooLong(BaseException):
 
 
 def serve() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the forks as well
+    signal.signal(signal.SIGTERM, give_up)
     trials = json.load(sys.stdin)
     fork = multiprocessing.get_context("fork")
     with fork.Pool(os.cpu_count(), maxtasksperchild=1) as pool:
         for outcome in pool.imap(attempt, trials):
             print(json.dumps(outcome), flush=True)
+        # Just to leave would terminate it, which hangs if it forks just then.
+        pool.close()
+        pool.join()
+
+
+def give_up(*_: object) -> None:
+    """End the forks as well."""
+    for child in multiprocessing.active_children():
+        child.kill()
+    os._exit(1)
 
 
 def attempt(trial: list[Any]) -> Outcome:
