@@ -131,7 +131,7 @@ def test_a_deadline_ends_the_statement(
     assert isinstance(_verdict(call), DeadlineExceeded)
     assert began + BUDGET - 0.1 < ended < began + BUDGET + LATEST
     assert neighbour.result() == f"[beside {mark[1:]}"
-    assert observer.backends() == backends, "all connections are as they were"
+    assert backends - observer.backends() <= {backend}, "others paid for it"
     _nothing_stays(observer, mark)
 
 
@@ -156,7 +156,7 @@ def test_a_cancel_ends_the_statement(
     assert error.started == "yes"
     assert ended < cancelled + LATEST
     assert neighbour.result() == f"[beside {mark[1:]}"
-    assert observer.backends() == backends, "all connections are as they were"
+    assert backends - observer.backends() <= {backend}, "others paid for it"
     _nothing_stays(observer, mark)
 
 
@@ -178,12 +178,13 @@ def test_a_killed_workers_statement_ends(
 
     print(f"\n{mark} ended {ended - killed:.3f} s after the kill")
     assert ended < killed + LATEST
+    spent = {backend}
     if script == "sleep_reading":  # it is started once more elsewhere
-        observer.await_running(mark)
+        spent.add(observer.await_running(mark))  # what is interrupted may cost one
         call.cancel()
         assert isinstance(_verdict(call), Cancelled)
     else:
         assert isinstance(_verdict(call), Unavailable)
     assert neighbour.result() == f"[beside {mark[1:]}"
-    assert backends - observer.backends() <= {backend}
+    assert backends - observer.backends() <= spent
     _nothing_stays(observer, mark)
