@@ -66,7 +66,10 @@ def quarantined(pending: Pending) -> FalconError:
 
 def changed(pending: Pending) -> FalconError:
     """Say that only an earlier version of the script could be run twice."""
-    text = f"script {pending.script} was changed, and must not be run a second time"
+    text = (
+        f"script {pending.script} was changed, and must not be run a second time:"
+        " look what its first run did before you send it again"
+    )
     return Unavailable(text, **_facts(pending))
 
 

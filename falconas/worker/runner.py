@@ -111,7 +111,7 @@ class Runner:
         forks: Forks | None = None,
         **home: Unpack[Home],
     ) -> None:
-        self.library = library
+        self.loaded = library
         self.session = session
         self.node = home.get("node", "main")
         self._database = home.get("database", "main")
@@ -187,10 +187,10 @@ class Runner:
             raise DeadlineExceeded(
                 "the budget ran out before the start", retry_safe=True
             )
-        script = self.library.scripts.get(name)
+        script = self.loaded.scripts.get(name)
         if script is not None:
             return script
-        error = self.library.errors.get(name)
+        error = self.loaded.errors.get(name)
         if error is not None:
             raise NotFound(f"script {name} does not load: {error}")
         raise NotFound(f"there is no script {name[:256]!r} here")

@@ -100,7 +100,7 @@ class ZygoteProcess(NamedTuple):
 
     channel: Channel[Message]
     boot: Boot
-    library: Library
+    loaded: Library
     slots: SlotTable
 
 
@@ -216,7 +216,7 @@ def serve(zygote: ZygoteProcess, spawn: Spawn) -> int:
     faulthandler.enable()  # what it says on crashing is in that file
     return work(
         boot.settings,
-        zygote.library,
+        zygote.loaded,
         zygote.slots.slot(spawn.place),
         spawn,
         supervisor=boot.supervisor,

@@ -72,7 +72,7 @@ class Stage:
     """A runner on each of two nodes."""
 
     def __init__(self, cluster: EmbeddedCluster, database: str, folder: Path) -> None:
-        self.library = load(folder)
+        self.loaded = load(folder)
         self.dsns = {name: cluster[name].dsn(database) for name in ("n1", "n2")}
         self.sessions = {name: Session.connect(dsn) for name, dsn in self.dsns.items()}
         self.admin = psycopg.connect(self.dsns["n1"], autocommit=True)
@@ -83,7 +83,7 @@ class Stage:
     ) -> Outcome:
         extras = {} if min_lsn is None else {"min_lsn": min_lsn}
         session = self.sessions[node]
-        runner = Runner(self.library, session, NoSlot(), node=node, database="shop")
+        runner = Runner(self.loaded, session, NoSlot(), node=node, database="shop")
         request = Request(b"d" * 16, name, None, extras)
         outcome = runner.run(request, encode_params(params), time.monotonic() + 60)
         if not runner.reset():
@@ -194,7 +194,7 @@ def test_who_waits_for_a_node_can_be_cancelled(
     interrupts.install()
     try:
         session = stage.sessions["n2"]
-        runner = Runner(stage.library, session, NoSlot(), interrupts=interrupts)
+        runner = Runner(stage.loaded, session, NoSlot(), interrupts=interrupts)
         extras = {"min_lsn": {"main": 1 << 60}}
         request = Request(b"d" * 16, "count", None, extras)
         outcome = runner.run(request, encode_params({}), time.monotonic() + 60)
@@ -247,7 +247,7 @@ def test_a_conflict_with_recovery_is_aborted_and_marked(
         if how != "busy":
             thread.join()
 
-    stage.library.scripts["meet"].run.__globals__["meddle"][:] = [meddle]
+    stage.loaded.scripts["meet"].run.__globals__["meddle"][:] = [meddle]
     outcome = stage.call("n2", "meet", how=how)
     thread.join()
     assert outcome.kind is Kind.ERROR
@@ -268,10 +268,10 @@ def test_a_primary_that_stops_ends_what_runs_and_what_is_idle(
     def stop() -> None:
         cluster["n1"].stop(how)
 
-    stage.library.scripts["meet"].run.__globals__["meddle"][:] = [stop]
+    stage.loaded.scripts["meet"].run.__globals__["meddle"][:] = [stop]
     with closing(idle):
         session = stage.sessions["n1"]
-        runner = Runner(stage.library, session, NoSlot(), node="n1")
+        runner = Runner(stage.loaded, session, NoSlot(), node="n1")
         request = Request(b"d" * 16, "meet", None, {})
         body = encode_params({"how": how})
         outcome = runner.run(request, body, time.monotonic() + 60)

@@ -254,7 +254,7 @@ def test_whatever_a_script_does_it_is_stopped_and_the_next_request_is_right(
         assert stage.interrupts.fired is Cause.CANCEL
     assert got["message"].endswith("s; rolled back")
     assert got["started"] == "yes"
-    assert got["retry_safe"] is (stage.runner.library.scripts[name].idempotent)
+    assert got["retry_safe"] is (stage.runner.loaded.scripts[name].idempotent)
     stage.reset()
     assert value(stage.call("after")) == [0, 7]
     assert stage.reset()
@@ -309,7 +309,7 @@ def test_a_cancel_that_comes_while_the_result_is_packed_is_seen_before_the_commi
         stage.slot.cancel(b"epochepo" + stage.count.to_bytes(8, "big"))
         os.kill(os.getpid(), signal.SIGALRM)  # and does not interrupt the packing
 
-    stage.runner.library.scripts["packing"].run.__globals__["told"] = told
+    stage.runner.loaded.scripts["packing"].run.__globals__["told"] = told
     got = error(stage.call("packing"))
     assert (got["code"], got["started"]) == (Code.CANCELLED, "yes")
     assert stage.interrupts.fired is None

@@ -262,7 +262,7 @@ def test_ok_means_committed_and_the_reply_says_who_served(
     assert decode_value(outcome.body) == 7
     assert items(admin) == [7]  # before the reset
     assert outcome.extras["node"] == "node1"
-    assert outcome.extras["hash"] == stage.runner.library.scripts["add"].hash
+    assert outcome.extras["hash"] == stage.runner.loaded.scripts["add"].hash
     assert outcome.extras["run_us"] > 0
     assert stage.runner.reset()
     assert stage.slot.entered == [
@@ -496,7 +496,7 @@ def test_the_slot_names_the_request_before_its_parameters_are_built(
     stage: Stage,
 ) -> None:
     before: list[list[State]] = []
-    script = stage.runner.library.scripts["typed"]
+    script = stage.runner.loaded.scripts["typed"]
     seen = script.run.__globals__["seen"]
     seen[:] = [lambda: before.append(list(stage.slot.entered))]
     assert decode_value(stage.call("typed", item={"number": 3}).body) == 3
@@ -522,7 +522,7 @@ def test_an_open_stream_is_closed_or_costs_the_connection(stage: Stage) -> None:
     assert stage.runner.reset()
     assert "running" in stage.error("stream", how="keep")["message"]
     assert not stage.runner.reset()
-    module = stage.runner.library.scripts["stream"].run.__globals__
+    module = stage.runner.loaded.scripts["stream"].run.__globals__
     module["kept"].close()
 
 
@@ -603,7 +603,7 @@ def test_run_script_serves_once_and_commits(
 
 
 def test_nobody_needs_to_watch(stage: Stage) -> None:
-    stage.runner = Runner(stage.runner.library, stage.runner.session, NoSlot())
+    stage.runner = Runner(stage.runner.loaded, stage.runner.session, NoSlot())
     with closing(stage.runner.session):
         assert stage.call("echo", value=1).kind is Kind.OK
         assert stage.runner.reset()
