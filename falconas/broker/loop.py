@@ -183,8 +183,12 @@ class BrokerLoop:
 
     def _receive(self, role: Socket) -> None:
         reader = self._readers[role]
+        first = True
         for frames in reader.messages():
             self._message(role, frames, monotonic())
+            if first:  # to find that there is nothing more takes longer than to send
+                self._flush()
+                first = False
         if reader.discarded:
             self._count("malformed", reader.discarded)
             reader.discarded = 0

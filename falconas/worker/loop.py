@@ -10,6 +10,7 @@ import logging
 import os
 import random
 import socket
+from itertools import chain
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +33,8 @@ REASON_LENGTH = 200
 STEADY = 1.0
 SIGN_OF_LIFE = 5.0
 # So often a busy worker looks at all else. To connect again takes longer, see
-# RECONNECT_IVL: no broker is new in between.
-LISTEN = 0.05
+# RECONNECT_IVL: no broker is new in between. And so often it reads, with work in hand.
+LISTEN, READ = 0.05, 0.001
 # After so long a script gives back what waits behind it, and what comes late later on.
 LONG, AGAIN = 0.01, 0.05
 ROOM = 60  # calls
@@ -79,7 +80,7 @@ class WorkerLoop:
         self._watched = -1
         self._backoff = Backoff(0.05, 5.0, random.random)
         self._connect_at = 0.0
-        self._listen_at = 0.0
+        self._listen_at = self._read_at = 0.0
         self._pause = AGAIN
         self._put_off: list[tuple[Any, bytes]] = []
         self._connected_at = 0.0
@@ -127,9 +128,6 @@ class WorkerLoop:
         ready = self._dealer.wait(self._wake_at() - now)
         if self._connection is None or not self._connection.resetting:
             self._slot.enter(State.IDLE)
-        self._upkeep.measure()
-        if os.getppid() != self._parent:  # the kernel was to see to that
-            self._stopping = True
         if self._wakeup.fileno() in ready:
             self._wakeup.recv(4096)
         # Before any request meets it: an idle connection is readable when it is dead.
@@ -138,14 +136,11 @@ class WorkerLoop:
         if self._dealer.monitor in ready or monotonic() >= self._listen_at:
             self._listen()
         else:
-            self._receive()
-        while monotonic() < self._listen_at:
-            self._finish_reset()
-            work = self._core.take_work(monotonic())
-            if work is None:
-                break
-            self._serve(work)
-            self._receive()
+            self._receive(until_work=True)
+        self._work()
+        self._upkeep.measure()
+        if os.getppid() != self._parent:  # the kernel was to see to that
+            self._stopping = True
         if self._stopping:
             self._core.drain(now)
         else:
@@ -154,6 +149,17 @@ class WorkerLoop:
         self._flush()
         if not self._core.welcomed:
             self._watch.missing(now)
+
+    def _work(self) -> None:
+        """Serve what is in hand, until it is time to look at all else."""
+        while monotonic() < self._listen_at:
+            self._finish_reset()
+            work = self._core.take_work(monotonic())
+            if work is None:
+                return
+            self._serve(work)
+            if not self._core.has_work or monotonic() >= self._read_at:
+                self._receive()
 
     def _finish_reset(self) -> None:
         """Wait for the end of a reset, if something is to be done after it."""
@@ -174,13 +180,19 @@ class WorkerLoop:
 
     # The broker
 
-    def _receive(self) -> None:
-        """Take in what the broker says."""
+    def _receive(self, *, until_work: bool = False) -> None:
+        """Take in what the broker says, perhaps only up to a request to start.
+
+        To find that there is nothing behind it takes longer than to read it.
+        """
+        self._read_at = monotonic() + READ
         put_off, self._put_off = self._put_off, []
-        for message, body in (*put_off, *self._dealer.messages(_ACCEPTED)):
+        for message, body in chain(put_off, self._dealer.messages(_ACCEPTED)):
             now = monotonic()
             if type(message) is Request:
                 self._core.request(message, body, now)
+                if until_work and self._core.has_work:
+                    return
             elif type(message) is Cancel:
                 self._core.cancel(message, now)
             elif type(message) is Reply:
