@@ -19,6 +19,7 @@ from falconas.protocol import Inspect, encode
 
 ROOT = Path(__file__).parents[1]
 TICKS = os.sysconf("SC_CLK_TCK")
+ANSWER_MS = 1000
 
 
 @dataclass
@@ -32,8 +33,13 @@ class Stack:
     control: zmq.Socket[bytes]
 
     def ready(self) -> list[int]:
-        """Return the processes of the workers that may be given work."""
+        """Return the processes of the workers that may be given work.
+
+        None of them if the broker does not answer: it may have ended.
+        """
         self.control.send_multipart((encode(Inspect(os.urandom(16), {})), b""))
+        if not self.control.poll(ANSWER_MS):
+            return []
         _, body = self.control.recv_multipart()
         workers = codec.decode_value(body)["workers"]
         return [w["pid"] for w in workers if w["state"] != "unready"]

@@ -205,8 +205,9 @@ class Session(Working):
         lasting = state.lasting and self._policy != DISCARD
         changed = client_settings(self._connection) != self._settings
         whole = self.sound and not (lasting or changed or is_busy(self._connection))
+        clean = not (state.touched or state.interrupted) and self._is_idle()
         self.sound = False  # until the end: whatever is raised in here
-        self.sound = whole and self._try(self._send_sweep)
+        self.sound = whole and (clean or self._try(self._send_sweep))
         if not self.sound:
             self._abandon()
         self._state = TransactionState()
