@@ -62,7 +62,7 @@ def request(id_: bytes, name: bytes, budget: float | None) -> bytes:
         budget: The seconds left, None for the script's own.
     """
     left = b"\xc0" if budget is None else _float(_FLOAT, budget)
-    return _BEGIN + id_ + name + left + _END
+    return b"".join((_BEGIN, id_, name, left, _END))
 
 
 def ok_id(header: bytes) -> bytes | None:
@@ -71,7 +71,7 @@ def ok_id(header: bytes) -> bytes | None:
     Its extras are not looked at: `Verdict.info` does when it is asked.
     """
     if (
-        header.startswith(_OK)
+        header[:_ID_AT] == _OK
         and header[_ID_ENDS:_EXTRAS_AT] == _ZEROS
         and len(header) <= HEADER_LIMIT
     ):

@@ -199,6 +199,7 @@ def test_takes_memoryviews() -> None:
 
 def test_order_of_keywords_does_not_matter() -> None:
     assert encode_params({"b": 1, "a": 2}) == encode_params({"a": 2, "b": 1})
+    assert encode_params({"b": 1, "a": 2, "c": 3}) == b"\x83\xa1a\x02\xa1b\x01\xa1c\x03"
 
 
 def test_params_may_be_any_mapping() -> None:
