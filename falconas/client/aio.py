@@ -104,7 +104,7 @@ class AsyncClient:
             FalconError: The call is refused; nothing was started.
         """
         body = codec.encode_params({} if params is None else params)
-        call = self._new_call()
+        call = AsyncCall(self, self._here())
         call.outstanding = self._core.request(
             call,
             script,
@@ -115,12 +115,15 @@ class AsyncClient:
             cancel_on_disconnect,
             min_lsn,
         )
+        if self._soon is None:
+            self._step_early()
         return call
 
     async def scripts(self, *, budget: float | None = None) -> dict[str, Any]:
         """Return the catalogue: what is known of each script, by name."""
-        call = self._new_call()
+        call = AsyncCall(self, self._here())
         call.outstanding = self._core.catalogue(call, monotonic(), budget=budget)
+        self._step_early()
         scripts: dict[str, Any] = (await call)["scripts"]
         return scripts
 
@@ -157,14 +160,12 @@ class AsyncClient:
         self._core.cancel(outstanding, monotonic())
         self._step_soon()
 
-    def _new_call(self) -> AsyncCall:
-        """Return a call for the core to accept; a step is to follow."""
+    def _here(self) -> asyncio.AbstractEventLoop:
+        """Return the event loop, which is the client's from the first time on."""
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self._open(loop)
-        if self._soon is None:
-            self._step_soon()
-        return AsyncCall(self, loop)
+        return loop
 
     def _open(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._loop is not None:
@@ -182,6 +183,13 @@ class AsyncClient:
             self._watched = fds
             for fd in fds:
                 self._loop.add_reader(fd, self._step)
+
+    def _step_early(self) -> None:
+        """Step at once for a call that is alone; others may yet be joined by more."""
+        if self._core.outstanding == 1:
+            self._step()
+        else:
+            self._step_soon()
 
     def _step_soon(self) -> None:
         """Step once for all that happens in this turn of the event loop."""
@@ -300,4 +308,3 @@ class AsyncCall:
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(verdict)
-        self._waiters.clear()

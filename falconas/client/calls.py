@@ -9,7 +9,9 @@ reply to the second.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from itertools import islice
 from math import inf
+from struct import Struct
 from typing import Any
 
 from falconas.client import wire
@@ -28,6 +30,7 @@ from falconas.protocol import Catalogue, Request, encode
 
 OUTSTANDING = 1_000
 ATTEMPTS = 2
+_id = Struct(">8sQ").pack
 
 
 class Calls:
@@ -65,7 +68,7 @@ class Calls:
     def new_id(self) -> bytes:
         """Return an id that this client has not used yet."""
         self._serial += 1
-        return self._prefix + self._serial.to_bytes(8, "big")
+        return _id(self._prefix, self._serial)
 
     def all(self) -> list[Outstanding]:
         """Return every call without a verdict."""
@@ -96,11 +99,10 @@ class Calls:
             raise wire.no_name(script)
         self._names[script]
         end = now + (self._budget if budget is None else check_budget(budget))
-        wanted = self._positions.wanted(min_lsn)
         call = Outstanding(
             self.new_id(), owner, script, body, budget, idempotent, now, end
         )
-        call.min_lsn = wanted
+        call.min_lsn = self._positions.wanted(min_lsn)
         gone = cancel_on_disconnect
         call.cancel_on_disconnect = self._cancel_on_disconnect if gone is None else gone
         return self._add(call)
@@ -131,18 +133,24 @@ class Calls:
             extras["min_lsn"] = call.min_lsn
         return encode(Request(call.id, call.script, left, extras))
 
-    def hand_over(self, longest: float, now: float) -> Outstanding:
-        """Move the first unsent call to the sent ones.
+    def first(self, count: int) -> list[Outstanding]:
+        """Return the unsent calls whose turn it is."""
+        return list(islice(self.unsent.values(), count))
 
-        Without a budget of its own it may now take what the `longest` script may.
+    def hand_over(self, count: int, longest: float, now: float) -> list[Outstanding]:
+        """Move the first unsent calls to the sent ones.
+
+        Those without a budget of their own may now take what the `longest` script may.
         """
-        _, call = self.unsent.popitem(last=False)
-        self.sent[call.id] = call
-        if call.budget is None and not call.attempts:
-            call.deadline = now + longest
-            self.due = min(self.due, call.deadline + GRACE)
-        call.attempts += 1
-        return call
+        calls = self.first(count)
+        for call in calls:
+            del self.unsent[call.id]
+            self.sent[call.id] = call
+            call.attempts += 1
+            if call.budget is None and call.attempts == 1:
+                call.deadline = now + longest
+        self.due = min(self.due, now + longest + GRACE)
+        return calls
 
     def is_idempotent(self, call: Outstanding) -> bool:
         """Tell whether it may be run twice: by the caller's word or the catalogue."""

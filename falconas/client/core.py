@@ -3,7 +3,7 @@
 Rules
 -----
 * No I/O and no clock: time comes in as `now`, messages are taken with
-  `next_send` and confirmed with `sent`, verdicts with `take_verdicts`.
+  `next_sends` and confirmed with `sent`, verdicts with `take_verdicts`.
 * Nothing but HELLO is sent before the broker's WELCOME, so a call that never
   left has certainly not been started.
 * Each connection begins anew: WELCOME says which calls the broker still answers
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from itertools import islice
 from math import inf
 from typing import Any
 
@@ -193,31 +194,31 @@ class ClientCore:
         """There may be something to send."""
         return bool(self._control or (self._welcomed and self._calls.unsent))
 
-    def next_send(self, now: float) -> tuple[bytes, bytes] | None:
-        """Return the message to send next; say `sent` when the socket took it."""
-        if self._control:
-            return self._control[0], b""
-        while self._welcomed and self._calls.unsent:
-            call = next(iter(self._calls.unsent.values()))
+    def next_sends(self, now: float, most: int) -> list[tuple[bytes, bytes]]:
+        """Return what to send next; say `sent` how many of it the socket took."""
+        messages = [(header, b"") for header in islice(self._control, most)]
+        calls = self._calls
+        for call in calls.first(most - len(messages)) if self._welcomed else ():
             if call.deadline <= now:
-                self._calls.expire(call, now, "")
+                calls.expire(call, now, "")
             elif len(call.body) > self._params_bytes:
                 limit = f"the limit is {self._params_bytes:.0f}"
                 text = f"the parameters have {len(call.body)} bytes, {limit}"
-                self._calls.fail(call, InvalidArgument(text))
+                calls.fail(call, InvalidArgument(text))
             else:
-                return self._calls.header(call, now), call.body
-        return None
+                messages.append((calls.header(call, now), call.body))
+        return messages
 
-    def sent(self, now: float) -> None:
-        """The socket took the message that `next_send` returned."""
-        if self._control:
+    def sent(self, now: float, count: int) -> None:
+        """The socket took so many of what `next_sends` returned."""
+        while count and self._control:
             self._control.popleft()
-            return
-        call = self._calls.hand_over(self._longest, now)
-        unknown = call.idempotent is None and call.script not in self._calls.catalogue
-        if unknown and now >= self._catalogue_at:
-            self._ask_catalogue(now)
+            count -= 1
+        calls, known = self._calls, self._calls.catalogue
+        for call in calls.hand_over(count, self._longest, now) if count else ():
+            unknown = call.idempotent is None and call.script not in known
+            if unknown and now >= self._catalogue_at:
+                self._ask_catalogue(now)
 
     # The dialogue
 

@@ -116,7 +116,9 @@ class Link:
         self.fds = (self._dealer.fileno(), self._monitor.fileno())
         self._poller = zmq.Poller()
         self._poller.register(self._dealer, _POLLIN | _POLLOUT)
-        self._poller.register(self._monitor, _POLLIN)
+        # A monitor tells by its descriptor what comes after it was found to be empty.
+        self._poller.register(self.fds[1], _POLLIN)
+        _readable(self._monitor)
         connect(self._dealer, self._endpoint)
 
     def _close_retired(self) -> None:
@@ -187,20 +189,21 @@ class Link:
             self._open()
 
     def _send(self, now: float) -> bool:
+        if self._blocked:
+            return False
         dealer, core = self._dealer, self._core
-        for _ in range(BATCH):
-            message = None if self._blocked else core.next_send(now)
-            if message is None:
-                return False
-            header, body = message
-            try:
+        taken = 0
+        try:
+            # One after the other, so that libzmq's thread need not wake for each.
+            for header, body in core.next_sends(now, BATCH):
                 _send_frame(dealer, header, _SNDMORE | _NOBLOCK)
                 _send_frame(dealer, body, _NOBLOCK, len(body) < SHARED_BYTES)
-            except zmq.Again:
-                self._blocked = True
-            else:
-                core.sent(now)
-        return True
+                taken += 1
+        except zmq.Again:
+            self._blocked = True
+        finally:
+            core.sent(now, taken)
+        return self.sendable
 
 
 def connect(socket: zmq.Socket[bytes], endpoint: str) -> None:

@@ -57,7 +57,7 @@ class Outstanding:
         self.asked = asked
         self.deadline = deadline
         self.cancel_on_disconnect = False
-        self.min_lsn: Lsn = {}
+        self.min_lsn: Lsn | None = None
         self.attempts = 0
         self.cancelled_at = inf
 

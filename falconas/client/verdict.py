@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from falconas import codec
 from falconas.errors import FalconError, Internal, Started
@@ -11,16 +11,21 @@ from falconas.protocol import Malformed, Reply, decode
 _REPLY = frozenset({Reply})
 
 
-class Verdict(NamedTuple):
+class Verdict:
     """How a call ended: the result's body, or the error to raise.
 
     `told` holds the extras of the reply, or its header: few ask for what is in it.
     The client's own verdicts say `{"verdict": "client"}`.
     """
 
-    body: bytes
-    error: FalconError | None
-    told: bytes | dict[str, Any]
+    __slots__ = ("body", "error", "told")
+
+    def __init__(
+        self, body: bytes, error: FalconError | None, told: bytes | dict[str, Any]
+    ) -> None:
+        self.body = body
+        self.error = error
+        self.told = told
 
     @property
     def info(self) -> dict[str, Any]:

@@ -212,9 +212,10 @@ class Trio:
     def _from_client(self) -> bool:
         now = self.now + CLIENT_CLOCK
         moved = False
-        while (frames := self.client.next_send(now)) is not None:
-            self.client.sent(now)
-            self._client_says(decode(frames[0], FRONTEND), frames[1])
+        while messages := self.client.next_sends(now, 3):
+            self.client.sent(now, len(messages))
+            for header, body in messages:
+                self._client_says(decode(header, FRONTEND), body)
             moved = True
         return moved
 

@@ -70,6 +70,24 @@ def test_a_session_asks_for_what_it_has_written(broker: Broker) -> None:
     asyncio.run(scene())
 
 
+def test_a_call_that_is_alone_leaves_at_once_and_others_together(
+    broker: Broker,
+) -> None:
+    async def scene(client: AsyncClient) -> None:
+        first = client.submit("echo")
+        request, _ = await to_thread(broker.expect, Request)
+        broker.reply(request.id, 1)
+        assert await first == 1
+        calls = [client.submit("echo") for _ in range(3)]
+        # Not one turn of the event loop has passed.
+        request, _ = broker.expect(Request)
+        assert request.id == calls[0].id
+        assert client._core._calls.first(9) == [call.outstanding for call in calls[1:]]
+        await to_thread(lambda: [broker.expect(Request) for _ in calls[1:]])
+
+    play(broker, scene)
+
+
 def test_many_tasks_get_their_own_results(broker: Broker) -> None:
     async def scene(client: AsyncClient) -> None:
         values = await asyncio.gather(

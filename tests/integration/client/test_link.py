@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import select
+from itertools import count
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import zmq
 
+from falconas.client import link
 from falconas.client.core import ClientCore
 from falconas.client.link import BATCH, Link
 from falconas.errors import Unavailable
@@ -90,6 +93,28 @@ def test_a_reply_that_comes_while_sending_is_not_overlooked(
     monkeypatch.undo()
     assert not client.link.step(monotonic())
     assert client.core.counters["replies"] == 1
+
+
+def test_what_the_socket_refuses_is_sent_later_and_nothing_twice(
+    client: Client, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meet(client, broker)
+    calls = [client.core.request(i, "echo", b"", monotonic()) for i in range(4)]
+    frames, send = count(), link._send_frame
+
+    def refuse(*args: Any) -> Any:
+        if next(frames) == 4:
+            raise zmq.Again
+        return send(*args)
+
+    monkeypatch.setattr(link, "_send_frame", refuse)
+    client.link.step(monotonic())
+    assert client.core.sendable
+    assert not client.link.sendable
+    assert client.core._calls.first(9) == calls[2:]
+    client.until(lambda: not client.core.sendable)
+    requests = [broker.expect(Request)[0] for _ in range(5)]
+    assert [request.id for request in requests[1:]] == [call.id for call in calls]
 
 
 def test_a_large_body_arrives_whole(client: Client, broker: Broker) -> None:

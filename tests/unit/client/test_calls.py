@@ -24,17 +24,18 @@ def accept(calls: Calls, owner: str, budget: float | None = None) -> Outstanding
 
 def test_calls_are_handed_over_in_the_order_of_their_acceptance(calls: Calls) -> None:
     accepted = [accept(calls, owner) for owner in "abc"]
-    assert [calls.hand_over(9.0, NOW) for _ in accepted] == accepted
+    assert calls.hand_over(3, 9.0, NOW) == accepted
     assert not calls.unsent
     calls.check_invariants()
 
 
 def test_what_is_settled_has_no_owner_and_does_not_count(calls: Calls) -> None:
     call = accept(calls, "a")
-    calls.settle(call, Verdict(b"\x01", None, {}))
+    verdict = Verdict(b"\x01", None, {})
+    calls.settle(call, verdict)
     assert call.owner is None
     assert len(calls) == 0
-    assert calls.take_verdicts() == [("a", Verdict(b"\x01", None, {}))]
+    assert calls.take_verdicts() == [("a", verdict)]
     assert calls.take_verdicts() == []
 
 
@@ -60,5 +61,5 @@ def test_nothing_is_due_before_the_first_deadline(calls: Calls) -> None:
 def test_a_call_that_was_sent_has_grace(calls: Calls) -> None:
     call = accept(calls, "a", 2.0)
     assert call.overdue_at == NOW + 2.0
-    calls.hand_over(9.0, NOW)
+    calls.hand_over(1, 9.0, NOW)
     assert call.overdue_at == NOW + 2.0 + GRACE
