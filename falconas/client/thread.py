@@ -126,20 +126,21 @@ class Io:
                 selector.register(self._ear, selectors.EVENT_READ)
                 while not self._stopping:
                     self._step(selector)
-                    self._sleep(selector)
         except Exception as error:
             log.failure("the client's thread failed", error)
             reason = f"the client failed: {error}"
         self._end(reason)
 
     def _step(self, selector: selectors.BaseSelector) -> None:
-        busy = True
-        while busy and not self._stopping:
-            with self._lock:
-                busy = self._link.step(monotonic())
-                verdicts = self.core.take_verdicts()
-            _deliver(verdicts)
-            self._watch(selector)
+        with self._lock:
+            busy = self._link.step(monotonic())
+            verdicts = self.core.take_verdicts()
+            wake_at = self.core.wake_at()
+            self._asleep = not busy
+        self._watch(selector)
+        _deliver(verdicts)  # last, as those who wake want the interpreter's lock
+        if not busy:
+            self._sleep(selector, wake_at)
 
     def _watch(self, selector: selectors.BaseSelector) -> None:
         """Wait for the file descriptors that the link has now."""
@@ -150,12 +151,7 @@ class Io:
             for fd in self._watched:
                 selector.register(fd, selectors.EVENT_READ)
 
-    def _sleep(self, selector: selectors.BaseSelector) -> None:
-        with self._lock:
-            if self._link.sendable:
-                return
-            wake_at = self.core.wake_at()
-            self._asleep = True
+    def _sleep(self, selector: selectors.BaseSelector, wake_at: float) -> None:
         wait = None if wake_at == inf else max(0.0, wake_at - monotonic())
         ready = selector.select(wait) if not self._stopping else []
         self._asleep = False
