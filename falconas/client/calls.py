@@ -8,7 +8,7 @@ reply to the second.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from itertools import islice
 from math import inf
 from struct import Struct
@@ -45,7 +45,7 @@ class Calls:
         cancel_on_disconnect: bool = False,
         positions: Positions | None = None,
     ) -> None:
-        self.unsent: OrderedDict[bytes, Outstanding] = OrderedDict()
+        self.unsent: dict[bytes, Outstanding] = {}
         self.sent: dict[bytes, Outstanding] = {}
         self.counters: Counter[str] = Counter()
         # Which scripts are idempotent, as the broker told.

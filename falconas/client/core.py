@@ -98,9 +98,9 @@ class ClientCore:
         return len(self._calls)
 
     @property
-    def waiting(self) -> bool:
-        """Replies are to come."""
-        return bool(self._calls.sent)
+    def awaited(self) -> int:
+        """Number of replies that are to come."""
+        return len(self._calls.sent)
 
     # What callers do
 

@@ -138,9 +138,12 @@ class Link:
         return events
 
     def _receive(self, now: float) -> None:
-        """Take what is there, up to a batch."""
+        """Take what is there, up to a batch, and no more than is awaited.
+
+        The end is dearer to find by trying than by asking.
+        """
         recv, core = self._dealer.recv, self._core
-        for _ in range(BATCH):
+        for _ in range(min(max(core.awaited, 1), BATCH)):
             try:
                 frame = recv(_NOBLOCK, copy=False)
             except zmq.Again:
@@ -151,8 +154,6 @@ class Link:
             )
             if wrong:
                 self._complain(wrong)
-            if not core.waiting:
-                return  # the end is dearer to find by trying than by asking
 
     def _complain(self, wrong: str) -> None:
         """Log what is wrong with a message, and drop what is left of it."""
