@@ -1,7 +1,8 @@
 """The socket of a client: moves messages between a DEALER and a `ClientCore`.
 
-Never blocks and knows no thread: the shells call `step` when one of the file
-descriptors is readable, when something is to be sent, and when the core is due.
+Never blocks, unless told to `wait`, and knows no thread: the shells call `step`
+when one of the file descriptors is readable, when something is to be sent, and when
+the core is due.
 
 Each connection that was in use gets a socket of its own. On one that reconnects by
 itself libzmq would either deliver to the next broker what was meant for the last
@@ -12,10 +13,12 @@ connection.
 from __future__ import annotations
 
 import struct
+from math import ceil, inf
 from typing import TYPE_CHECKING, Any
 
 import zmq
 from zmq.backend import Socket as _Socket
+from zmq.backend import zmq_poll
 
 from falconas.client import log
 
@@ -93,6 +96,12 @@ class Link:
     def sendable(self) -> bool:
         """There is something to send and the socket takes it."""
         return self._core.sendable and not self._blocked
+
+    def wait(self, ear: int, seconds: float) -> bool:
+        """Wait until one of `fds` or `ear` is readable; tell whether `ear` is."""
+        fds = [(fd, _POLLIN) for fd in (ear, *self.fds)]
+        milliseconds = -1 if seconds == inf else max(0, ceil(seconds * 1000))
+        return ear in dict(zmq_poll(fds, milliseconds))
 
     def finish(self, now: float) -> None:
         """Send what is left to say, as far as the socket takes it."""

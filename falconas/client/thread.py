@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import selectors
 import socket
 import threading
 from contextlib import suppress
-from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +33,6 @@ class Io:
         self._lock = threading.Lock()
         self._asleep = False
         self._stopping = False
-        self._watched: tuple[int, ...] = ()
         self._process = os.getpid()
         self._bell, self._ear = socket.socketpair()
         self._bell.setblocking(False)
@@ -122,40 +119,27 @@ class Io:
     def _run(self) -> None:
         reason = "the client was closed"
         try:
-            with selectors.DefaultSelector() as selector:
-                selector.register(self._ear, selectors.EVENT_READ)
-                while not self._stopping:
-                    self._step(selector)
+            while not self._stopping:
+                self._step()
         except Exception as error:
             log.failure("the client's thread failed", error)
             reason = f"the client failed: {error}"
         self._end(reason)
 
-    def _step(self, selector: selectors.BaseSelector) -> None:
+    def _step(self) -> None:
         with self._lock:
             busy = self._link.step(monotonic())
             verdicts = self.core.take_verdicts()
             wake_at = self.core.wake_at()
             self._asleep = not busy
-        self._watch(selector)
         _deliver(verdicts)  # last, as those who wake want the interpreter's lock
         if not busy:
-            self._sleep(selector, wake_at)
+            self._sleep(wake_at)
 
-    def _watch(self, selector: selectors.BaseSelector) -> None:
-        """Wait for the file descriptors that the link has now."""
-        if self._link.fds is not self._watched:
-            for fd in self._watched:
-                selector.unregister(fd)
-            self._watched = self._link.fds
-            for fd in self._watched:
-                selector.register(fd, selectors.EVENT_READ)
-
-    def _sleep(self, selector: selectors.BaseSelector, wake_at: float) -> None:
-        wait = None if wake_at == inf else max(0.0, wake_at - monotonic())
-        ready = selector.select(wait) if not self._stopping else []
+    def _sleep(self, wake_at: float) -> None:
+        rung = self._link.wait(self._ear.fileno(), wake_at - monotonic())
         self._asleep = False
-        if any(key.fileobj is self._ear for key, _ in ready):
+        if rung:
             self._ear.recv(4096)
 
     def _end(self, reason: str) -> None:
