@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
-from falconas import protocol
+from falconas import headers, protocol
 from falconas.broker.core import BrokerCore
 from falconas.broker.records import Peer, Send, Socket
 from falconas.codec import encode_params, encode_value
@@ -100,9 +100,9 @@ class Rehearsal:
 
     def feed(self, peer: Peer, header: bytes, body: bytes) -> list[tuple[Send, bytes]]:
         """Do all that the broker does about one message; return what it would send."""
-        message = protocol.decode(header, ACCEPT[peer.socket])
+        message = headers.decode(header, ACCEPT[peer.socket])
         self._handlers[type(message)](peer, message, body, self.now)
-        return [(send, encode(send.message)) for send in self.core.take_sends()]
+        return [(s, headers.encode(s.message)) for s in self.core.take_sends()]
 
     def ask(self, script: str | None = None) -> None:
         """Let the next client send a request, of the next script."""
@@ -159,7 +159,7 @@ class Rehearsal:
         """Let the broker look at the clock."""
         self.core.tick(self.now)
         for send in self.core.take_sends():
-            encode(send.message)
+            headers.encode(send.message)
 
     def _introduce(self) -> None:
         scale = self.scale
@@ -201,6 +201,6 @@ DIMENSIONS: dict[str, list[Scale]] = {
     "workers": [replace(BASE, workers=n) for n in (64, 250, 1_000)],
     "clients": [replace(FEW, clients=n) for n in (10, 500, 5_000)],
     "held": [replace(BASE, held=n) for n in (0, 10_000, 100_000)],
-    "waiting": [replace(BASE, waiting=n) for n in (64, 10_000, 100_000)],
+    "waiting": [replace(BASE, waiting=n) for n in (0, 2_000, 10_000, 100_000)],
     "scripts": [replace(BASE, scripts=n) for n in (1, 100, 2_000)],
 }

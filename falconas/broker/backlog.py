@@ -19,6 +19,18 @@ PRIORITY_LIMIT = 3
 DEMANDING = ()  # the kind of what is looked at one by one
 
 QueueKey = frozenset[LaneKey]
+# Rank, order, number; and whose place it is, as long as that says so too.
+Place = tuple[int, float, int, Pending]
+
+
+class Turn:
+    """How far ahead a client's requests reach, and how many they are."""
+
+    __slots__ = ("tag", "waiting")
+
+    def __init__(self) -> None:
+        self.tag = 0.0
+        self.waiting = 0
 
 
 class Queue:
@@ -28,39 +40,47 @@ class Queue:
         self.key = key
         self.alone_at: float | None = None  # since when no worker of it is ready
         self.kinds: dict[tuple[str, ...], dict[int, Pending]] = {}
-        self._heap: list[tuple[int, float, int]] = []
-        self._waiting: dict[int, Pending] = {}
-        self._tags: dict[Client, tuple[float, int]] = {}
+        self._heap: list[Place] = []
+        self._count = 0
+        self._turns: dict[Client, Turn] = {}
         self._virtual = 0.0
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return self._count
 
     def __iter__(self) -> Iterator[Pending]:
-        return iter(self._waiting.values())
+        for alike in self.kinds.values():
+            yield from alike.values()
 
     def push(self, pending: Pending, *, front: bool = False) -> None:
         """Add a request; at the head if it had been handed out before."""
-        last, count = self._tags.get(pending.client, (0.0, 0))
-        tag = max(self._virtual, last) + (0.0 if front else 1.0)
-        self._tags[pending.client] = (tag, count + 1)
-        self._waiting[pending.number] = pending
+        turn = self._turns.get(pending.client)
+        if turn is None:
+            turn = self._turns[pending.client] = Turn()
+        tag = max(self._virtual, turn.tag) + (0.0 if front else 1.0)
+        turn.tag = tag
+        turn.waiting += 1
+        self._count += 1
         kind = pending.kind
-        if kind not in self.kinds:
-            self.kinds[kind] = {}
-        self.kinds[kind][pending.number] = pending
+        alike = self.kinds.get(kind)
+        if alike is None:
+            alike = self.kinds[kind] = {}
+        alike[pending.number] = pending
         rank = 0 if front else 1
         # Of what had been handed out age decides, not how much its client has asked.
         order = (tag if rank else 0.0) - BOOST * pending.priority
-        heappush(self._heap, (rank, order, pending.number))
+        pending.alike = alike
+        pending.place = (rank, order, pending.number, pending)
+        heappush(self._heap, pending.place)
 
     def first(self) -> Pending:
         """Return the next request; the queue must not be empty."""
         while True:
-            pending = self._waiting.get(self._heap[0][2])
-            if pending is not None:
+            place = self._heap[0]
+            pending = place[3]
+            if pending.place is place:
                 return pending
-            heappop(self._heap)
+            heappop(self._heap)  # it was removed
 
     def head(self) -> tuple[int, float, int]:
         """Return the sort key of the next request; the queue must not be empty."""
@@ -70,11 +90,8 @@ class Queue:
 
     def pop(self) -> Pending:
         """Remove and return the next request; the queue must not be empty."""
-        while True:
-            rank, order, number = heappop(self._heap)
-            pending = self._waiting.get(number)
-            if pending is not None:
-                break
+        pending = self.first()
+        rank, order, _, _ = heappop(self._heap)
         if rank:
             self._virtual = max(self._virtual, order + BOOST * pending.priority)
         self._drop(pending)
@@ -83,8 +100,8 @@ class Queue:
     def remove(self, pending: Pending) -> None:
         """Remove a request from the middle."""
         self._drop(pending)
-        if len(self._heap) > 2 * len(self._waiting) + 64:
-            self._heap = [entry for entry in self._heap if entry[2] in self._waiting]
+        if len(self._heap) > 2 * self._count + 64:
+            self._heap = [place for place in self._heap if place[3].place is place]
             heapify(self._heap)
 
     def ways(self, key_of: Callable[[Pending], QueueKey]) -> set[QueueKey]:
@@ -97,17 +114,16 @@ class Queue:
         return ways | {key_of(p) for p in self.kinds.get(DEMANDING, {}).values()}
 
     def _drop(self, pending: Pending) -> None:
-        del self._waiting[pending.number]
-        kind = pending.kind
-        alike = self.kinds[kind]
+        self._count -= 1
+        alike = pending.alike
         del alike[pending.number]
         if not alike:
-            del self.kinds[kind]
-        tag, count = self._tags[pending.client]
-        if count == 1:
-            del self._tags[pending.client]
-        else:
-            self._tags[pending.client] = (tag, count - 1)
+            del self.kinds[pending.kind]
+        pending.alike = pending.place = None
+        turn = self._turns[pending.client]
+        turn.waiting -= 1
+        if not turn.waiting:
+            del self._turns[pending.client]
 
 
 class Backlog:

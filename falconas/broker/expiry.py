@@ -32,8 +32,10 @@ class Expiry:
 
     def set(self, pending: Pending, due: float) -> None:
         """Call `pending` due at `due`, and no longer at another time."""
-        if pending.bucket is not None:
-            self.clear(pending)
+        if pending.bucket is None:
+            self._count += 1
+        else:
+            del pending.bucket[pending.number]
         pending.due = due
         index = ceil(due / RESOLUTION)
         bucket = self._buckets.get(index)
@@ -44,7 +46,6 @@ class Expiry:
             heappush(self._order, index)
         bucket[pending.number] = pending
         pending.bucket = bucket
-        self._count += 1
 
     def clear(self, pending: Pending) -> None:
         """Forget `pending`."""

@@ -89,7 +89,9 @@ class Flow:
         No bound refuses what was accepted before; `front` puts it at the head.
         """
         key = self.pool.key_of(pending)
-        worker = self.pool.choose(key) or self._follow(pending, key, now)
+        worker = None
+        if key not in self.backlog.queues:  # else nobody has time
+            worker = self.pool.choose(key) or self._follow(pending, key, now)
         if worker is not None:
             self.dispatch(pending, worker, now)
         elif not key and self.pool.is_quarantined(pending.script):
@@ -290,10 +292,11 @@ class Flow:
 
     def _serve(self, worker: Worker, now: float, *, ahead: bool = True) -> None:
         """Give a worker what has waited longest of what it can run."""
-        while (queue := self.backlog.queue_of(worker.lane)) is not None:
-            if worker.hands and not (
-                ahead and prefetch.may_follow(worker, queue.first())
-            ):
+        while not worker.hands or (ahead and worker in worker.home.spare):
+            queue = self.backlog.queue_of(worker.lane)
+            if queue is None:
+                return
+            if worker.hands and not prefetch.may_follow(worker, queue.first()):
                 return
             pending = self.backlog.pop(queue)
             self._wait += (now - pending.arrived - self._wait) / 8

@@ -107,6 +107,8 @@ class Pending:
     cancelled: bool = False
     answered: bool = False
     queue: Any = None  # the Queue that it waits in
+    place: Any = None  # where in its order
+    alike: Any = None  # those of its kind there
     bucket: dict[int, Pending] | None = None  # that of its timer
     worker: Worker | None = None
     dispatch: bytes = b""

@@ -65,8 +65,8 @@ def test_a_request_is_counted_whole() -> None:
     found = counts.calls(counts.warm(counts.SCENARIOS["queued"]))
 
     for name in (
-        "protocol.decode",
-        "protocol.encode",
+        "headers.decode",
+        "headers.encode",
         "core.BrokerCore.request",
         "core.BrokerCore.reply",
         "backlog.Queue.push",

@@ -90,7 +90,7 @@ def test_removed_requests_are_skipped_and_swept() -> None:
     assert len(queue._heap) < 100
     assert [*queue] == [requests[-1]]
     assert order(queue) == [200]
-    assert not queue._tags
+    assert not queue._turns
 
 
 def test_pop_steps_over_what_was_removed() -> None:

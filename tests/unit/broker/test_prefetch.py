@@ -134,6 +134,16 @@ def test_what_is_not_idempotent_or_not_known_waits_its_turn(script: str) -> None
     assert [request(s).script for s in requests(desk)] == ["read"]
 
 
+def test_nothing_goes_past_what_waits_for_some_of_its_workers() -> None:
+    desk = trained("w1")
+    desk.register("n", {"read": {"idempotent": True}}, uuid=b"T" * 16)
+    desk.worker("w2", manifest="n", supervisor=b"T" * 16)
+    assert ask(desk, 2)
+    assert ask(desk, 1, "write") == [], "only w1 can run it, and is at something"
+
+    assert ask(desk, 1) == []
+
+
 def test_nothing_goes_behind_a_write() -> None:
     desk = trained("w1")
     (write,) = ask(desk, 1, "write")
