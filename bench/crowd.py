@@ -29,7 +29,7 @@ from falconas.messages import Command
 from falconas.protocol import Heartbeat, Hello, Message, Ready, Register, Request
 from falconas.protocol import encode as header_of
 
-PER_CONTEXT = 250  # libzmq looks for a timer among all of its thread
+PEERS = 20_000
 AT_ONCE = 250  # peers that introduce themselves together
 WARM = 0.3
 STDIN = 0
@@ -40,7 +40,8 @@ OPTIONS = {
     zmq.LINGER: 0,
     zmq.SNDHWM: 0,
     zmq.HEARTBEAT_IVL: 1000,
-    zmq.HEARTBEAT_TIMEOUT: 3000,
+    # Else libzmq would look for a timer among those of all, for each answer.
+    zmq.HEARTBEAT_TIMEOUT: 0,
     zmq.HEARTBEAT_TTL: 3000,
 }
 
@@ -50,7 +51,9 @@ class Crowd:
 
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint
-        self._contexts: list[zmq.Context[Any]] = []
+        # One, however many peers: so the same threads run beside the broker.
+        self._context: zmq.Context[Any] = zmq.Context()
+        self._context.set(zmq.MAX_SOCKETS, PEERS)
         self._sockets: list[zmq.Socket[bytes]] = []
         self._numbers: dict[int, int] = {}
         self._unread: set[int] = set()
@@ -62,13 +65,11 @@ class Crowd:
 
     def join(self, endpoint: str | None = None) -> int:
         """Connect one more; return its number."""
-        if len(self._sockets) % PER_CONTEXT == 0:
-            self._contexts.append(zmq.Context())
-        socket = self._contexts[-1].socket(zmq.DEALER)
+        number = len(self._sockets)
+        socket = self._context.socket(zmq.DEALER)
         for option, value in OPTIONS.items():
             socket.set(option, value)
         socket.connect(endpoint or self._endpoint)
-        number = len(self._sockets)
         self._sockets.append(socket)
         fd = socket.get(zmq.FD)
         self._numbers[fd] = number

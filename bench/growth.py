@@ -1,8 +1,9 @@
 """What a request costs the broker while one thing grows and all else stays.
 
-Two tables. In one the broker is its real process among peers of `bench.crowd`; its CPU
-is taken from the kernel, of the thread of Python and of libzmq's I/O thread. In the
-other its core is alone with the codec, in this process (`bench.rehearsal`).
+The broker is its real process among peers of `bench.crowd`; its CPU is taken from the
+kernel, of the thread of Python and of libzmq's I/O thread. Beside it its core is alone
+with the codec, in this process (`bench.rehearsal`), and, where connections grow, its
+sockets and its loop are alone among the same peers (`bench.bare`).
 
 A request's CPU is what is beyond that of a broker whose peers are silent. That goes by
 the clock (heartbeats), not by requests, and has a column of its own, as what the core
@@ -46,6 +47,8 @@ CHUNK = 2000
 ATTEMPTS = 5  # a machine that others use may have no time for us
 STEPS = 500
 CORE_ROUNDS = 9
+OURS, BARE = ("falconas.cli", "broker"), ("bench.bare",)
+CONNECTIONS = {"workers", "clients"}
 
 
 Threads = tuple[float, float]  # of Python, of libzmq
@@ -63,6 +66,13 @@ class Window(NamedTuple):
     spent: Threads
     idle: Threads  # in a second in which it stands still
 
+    def thread(self, number: int) -> float:
+        """Return the microseconds of a request, beyond what goes by the clock."""
+        return (self.spent[number] - self.idle[number] * self.seconds) / self.answered
+
+    def both(self) -> float:
+        return self.thread(0) + self.thread(1)
+
 
 @dataclass
 class Figures:
@@ -71,27 +81,21 @@ class Figures:
     dimension: str
     size: int
     windows: list[Window] = field(default_factory=list)
+    bare: list[Window] = field(default_factory=list)  # without the broker's decisions
     core: list[float] = field(default_factory=list)  # microseconds for a request
     second: list[float] = field(default_factory=list)  # milliseconds
-
-    def thread(self, number: int) -> list[float]:
-        """Return the microseconds of a request, beyond what goes by the clock."""
-        return [
-            (w.spent[number] - w.idle[number] * w.seconds) / w.answered
-            for w in self.windows
-        ]
-
-    def both(self) -> list[float]:
-        return [sum(each) for each in zip(self.thread(0), self.thread(1), strict=True)]
 
 
 class Site:
     """A broker, its workers and its clients: a process each."""
 
-    def __init__(self, scale: Scale, folder: Path, stack: ExitStack) -> None:
+    def __init__(
+        self, scale: Scale, program: tuple[str, ...], stack: ExitStack
+    ) -> None:
+        folder = stack.enter_context(_folder())
         names = ("frontend", "backend", "control")
         endpoints = {name: f"ipc://{folder}/{name}" for name in names}
-        broker = _broker(endpoints)
+        broker = _broker(program, endpoints)
         self.broker = broker.pid
         stack.callback(broker.wait)
         stack.callback(broker.kill)  # it would wait for what is outstanding
@@ -201,23 +205,38 @@ def table(figures: list[Figures]) -> list[dict[str, Any]]:
 def _cells(mine: Figures, small: Figures) -> dict[str, Any]:
     core, second = min(mine.core), min(mine.second)
     cells = {
+        **_bare_cells(mine.bare, small.bare),
         "core_us": round(core, 1),
         "core_ratio": round(core / min(small.core), 2),
         "second_ms": round(second, 2),
     }
-    if len(mine.windows) < len(small.windows) or not small.windows:
-        return {"requests/s": "broken", **cells}
-    pairs = zip(mine.both(), small.both(), strict=True)
     windows = mine.windows
+    if len(windows) < len(small.windows) or not windows:
+        return {"requests/s": "broken", **cells}
     return {
         "requests/s": round(median(w.answered / w.seconds for w in windows)),
-        "broker_us": round(median(mine.both()), 1),
-        "ratio": round(median(a / b for a, b in pairs), 2),
-        "python_us": round(median(mine.thread(0)), 1),
-        "io_us": round(median(mine.thread(1)), 1),
+        "broker_us": round(median(w.both() for w in windows), 1),
+        "ratio": _ratio(windows, small.windows),
+        "python_us": round(median(w.thread(0) for w in windows), 1),
+        "io_us": round(median(w.thread(1) for w in windows), 1),
         "idle_ms": round(median(sum(w.idle) for w in windows) / 1e3, 1),
         **cells,
     }
+
+
+def _bare_cells(mine: list[Window], small: list[Window]) -> dict[str, Any]:
+    if len(mine) < len(small) or not mine:
+        return {"bare_us": "", "bare_ratio": ""}
+    return {
+        "bare_us": round(median(w.both() for w in mine), 1),
+        "bare_ratio": _ratio(mine, small),
+    }
+
+
+def _ratio(mine: list[Window], small: list[Window]) -> float:
+    """Return the median of the rounds' ratios."""
+    pairs = zip(mine, small, strict=True)
+    return round(median(a.both() / b.both() for a, b in pairs), 2)
 
 
 def save(figures: list[Figures], path: Path) -> None:
@@ -230,15 +249,17 @@ def _broker_rounds(
     name: str, figures: list[Figures], rounds: int, seconds: float
 ) -> None:
     with ExitStack() as stack:
-        sites: list[tuple[Site, Figures]] = []
+        sites: list[tuple[Site, list[Window]]] = []
         for scale, mine in zip(DIMENSIONS[name], figures, strict=True):
-            folder = stack.enter_context(_folder())
             with suppress(Broken):
-                sites.append((Site(scale, folder, stack), mine))
-        for _ in range(rounds):
-            for site, mine in sites:
+                sites.append((Site(scale, OURS, stack), mine.windows))
+            if name in CONNECTIONS:
                 with suppress(Broken):
-                    mine.windows.append(site.measure(seconds))
+                    sites.append((Site(scale, BARE, stack), mine.bare))
+        for _ in range(rounds):
+            for site, windows in sites:
+                with suppress(Broken):
+                    windows.append(site.measure(seconds))
 
 
 def _core_rounds(name: str, figures: list[Figures]) -> None:
@@ -269,7 +290,9 @@ def _core_us(rehearsal: Rehearsal) -> float:
     return spent / STEPS / 1e3
 
 
-def _broker(endpoints: dict[str, str]) -> subprocess.Popen[bytes]:
+def _broker(
+    program: tuple[str, ...], endpoints: dict[str, str]
+) -> subprocess.Popen[bytes]:
     options = {
         **endpoints,
         "queue_requests": str(MANY),
@@ -283,9 +306,7 @@ def _broker(endpoints: dict[str, str]) -> subprocess.Popen[bytes]:
         "FALCONAS_LOG__LEVEL": "warning",
         "PYTHONPATH": str(ROOT),
     }
-    return subprocess.Popen(
-        [sys.executable, "-m", "falconas.cli", "broker"], env=environ
-    )
+    return subprocess.Popen([sys.executable, "-m", *program], env=environ)
 
 
 def _crowd(role: str, config: dict[str, Any]) -> subprocess.Popen[bytes]:

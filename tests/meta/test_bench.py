@@ -13,7 +13,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from bench import bars, compare, pictures, plot, spent
+from bench import bars, compare, growth, pictures, plot, spent
 from bench.__main__ import block, parser
 from bench.compare import Cell, Sample, Times, grid
 from bench.figures import figures, markdown
@@ -285,3 +285,19 @@ class TestDocuments:
 
         for name in ("bars", "peers", "models"):
             assert len(block(name).findall(page)) == 1
+
+
+class TestGrowth:
+    def test_what_is_bare_is_compared_with_what_is_bare(self) -> None:
+        def window(microseconds: float, idle: float = 0.0) -> growth.Window:
+            return growth.Window(1.0, 1, (microseconds, 1.0), (idle, 0.0))
+
+        def size(count: int, ours: float, bare: float) -> growth.Figures:
+            windows, alone = [window(ours)], [window(bare + 5.0, 5.0)]
+            return growth.Figures("clients", count, windows, alone, [1.0], [1.0])
+
+        rows = growth.table([size(10, 79.0, 39.0), size(500, 95.0, 49.0)])
+
+        assert [row["ratio"] for row in rows] == [1.0, 1.2]
+        assert [row["bare_us"] for row in rows] == [40.0, 50.0]
+        assert [row["bare_ratio"] for row in rows] == [1.0, 1.25]
