@@ -66,7 +66,7 @@ def show_models(options: argparse.Namespace) -> None:
 
 def show_growth(_: argparse.Namespace) -> None:
     found = growth.run()
-    print(render(growth.table(found), WIDTH + 10))
+    print(render(growth.table(found), WIDTH + 30))
     growth.save(found, FIGURES / "growth.json")
 
 
@@ -120,7 +120,7 @@ HELP = {
     "respawn": "how soon a killed worker is replaced",
     "memory": "what a worker holds",
     "models": "threads, FastAPI and FalconAS, 6 minutes",
-    "growth": "more workers, clients, requests, scripts, 6 minutes",
+    "growth": "more workers, clients, requests, scripts, 12 minutes",
     "tail": "does it pay for work ahead",
     "publish": "put the figures that were kept into docs/performance.md",
 }

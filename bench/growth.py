@@ -39,9 +39,9 @@ from bench.stack import ROOT, processes
 from falconas import codec
 from falconas.protocol import Inspect, encode
 
-ROUNDS = 5
-SECONDS = 1.5
-IDLE = 2.0
+ROUNDS = 9
+SECONDS = 1.2
+IDLE = 1.0
 SETTLE = 0.3
 CHUNK = 2000
 ATTEMPTS = 5  # a machine that others use may have no time for us
