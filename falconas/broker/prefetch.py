@@ -29,7 +29,7 @@ SILENCE = 0.005
 OUTLIER = 0.01
 # Between the look at the lease and the start a worker may lose its processor so long.
 MARGIN = 0.25
-REST, SHARE = 0.001, 0.4  # at most so long, and so much of what all have in hand
+REST, SHARE = 0.002, 0.6  # at most so long, and so much of what all have in hand
 OVERHEAD = 50e-6  # what a worker needs between two scripts
 MEMORY, LONG_MEMORY = 8.0, 512.0  # requests
 

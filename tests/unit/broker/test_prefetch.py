@@ -16,6 +16,7 @@ from falconas.broker.prefetch import (
     OUTLIER,
     OVERHEAD,
     REST,
+    SHARE,
     SILENCE,
 )
 from falconas.broker.records import (
@@ -373,7 +374,7 @@ def test_the_broker_rests_while_all_have_enough_to_do() -> None:
 
     desk.reply(sends[0], run_us=SHORT)
     first = desk.flow.take_rest()
-    assert 0 < first <= HORIZON / 2
+    assert 0 < first <= HORIZON * SHARE
     assert desk.flow.take_rest() == 0.0, "nobody has answered"
     desk.worker("w3")
     desk.reply(sends[1], run_us=SHORT)
