@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from bench import bars, compare, figures, growth, memory, pictures, plot, respawn, tail
@@ -17,7 +17,13 @@ from bench.works import DATABASE, WORKS
 from falconas.cli.table import render
 
 FIGURES = Path(".falconas/bench")
-DRAWN = {"models": plot.svg, "peers": pictures.svg, "some": pictures.svg}
+DRAWN = {
+    "models": plot.svg,
+    "peers": pictures.svg,
+    "full": pictures.svg,
+    "some": pictures.svg,
+}
+PAGES = {"performance.md": ("models", "peers"), "performance-all.md": ("full",)}
 WIDTH = 100
 
 
@@ -30,9 +36,8 @@ def show_peers(options: argparse.Namespace) -> None:
     else:
         cells = bars.cells()
     # What was chosen by name is not published by mistake.
-    outcome = measured(
-        cells, options, FIGURES / f"{'some' if chosen else 'peers'}.json"
-    )
+    name = "some" if chosen else "full" if options.full else "peers"
+    outcome = measured(cells, options, FIGURES / f"{name}.json")
     print(figures.markdown(outcome))
     print(bars.markdown(figures.figures(outcome.samples)))
 
@@ -81,16 +86,21 @@ def block(name: str) -> re.Pattern[str]:
 
 def publish(_: argparse.Namespace) -> None:
     """Put the kept figures into the documents."""
-    page = ROOT / "docs/performance.md"
+    for page, names in PAGES.items():
+        publish_on(ROOT / "docs" / page, names)
+
+
+def publish_on(page: Path, names: Iterable[str]) -> None:
+    """Put the figures that were kept under these names on one page."""
     text = page.read_text()
-    for name in ("models", "peers"):
+    for name in names:
         kept = FIGURES / f"{name}.json"
         if kept.exists():
             outcome = compare.load(kept)
             found = figures.figures(outcome.samples)
             text = put(text, name, figures.markdown(outcome))
-            drawn = DRAWN[name](found)
-            (ROOT / f"docs/{name}.svg").write_text(drawn)
+            if name != "full":
+                (ROOT / f"docs/{name}.svg").write_text(DRAWN[name](found))
             if name == "peers":
                 text = put(text, "bars", bars.markdown(found))
     page.write_text(text)
@@ -122,7 +132,7 @@ HELP = {
     "models": "threads, FastAPI and FalconAS, 6 minutes",
     "growth": "more workers, clients, requests, scripts, 12 minutes",
     "tail": "does it pay for work ahead",
-    "publish": "put the figures that were kept into docs/performance.md",
+    "publish": "put the figures that were kept into docs/performance*.md",
 }
 OUTSTANDING = {str(n): n for work in WORKS.values() for n in work.outstanding}
 
@@ -156,7 +166,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="PART",
         help="; ".join(f"{name}: {text}" for name, text in HELP.items()),
     )
-    made.add_argument("--full", action="store_true", help="all peers and works")
+    made.add_argument(
+        "--full", action="store_true", help="all peers and works, 25 minutes"
+    )
     made.add_argument(
         "--peers", type=among({**PEERS}), help="some: " + ", ".join(PEERS)
     )

@@ -19,7 +19,7 @@ from psycopg.generators import execute, fetch_many
 from falconas.database.prepared import tag_of
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterator
 
     from psycopg._pipeline_base import BasePipeline
     from psycopg._queries import PostgresQuery
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Row = TypeVar("Row")
 
+AHEAD = 50  # rows
 _FAILED = pq.ExecStatus.FATAL_ERROR
 _SYNC = pq.ExecStatus.PIPELINE_SYNC
 _ROWS = pq.ExecStatus.TUPLES_OK
@@ -66,6 +67,31 @@ class Cursor(psycopg.Cursor[Row]):
         self._last_query = query
         if here._prepared._to_flush:  # noqa: SLF001
             yield from here._prepared.maintain_gen(here)  # noqa: SLF001
+
+    def rows(self) -> Iterator[Row]:
+        """Yield the rows that are left, as psycopg's iteration does.
+
+        They are made some at a time, which takes a fraction of the time; but each is
+        fetched only when its turn comes, and whoever fetches, scrolls or executes
+        meanwhile finds the cursor where it would be.
+        """
+        while ahead := self._ahead():
+            result, position = self.pgresult, self._pos
+            for row in ahead:
+                if self._pos != position or self.pgresult is not result:
+                    break
+                self._pos = position = position + 1
+                yield row
+
+    def _ahead(self) -> list[Row]:
+        """Return the next rows without moving to them; none at the end."""
+        self._fetch_pipeline()
+        result = self._check_result_for_fetch()
+        first, end = self._pos, min(self._pos + AHEAD, result.ntuples)
+        try:
+            return self._tx.load_rows(first, end, self._make_row)
+        except Exception:  # by one of them; those before it are fine
+            return [self._tx.load_row(first, self._make_row)]
 
     def _maybe_prepare_gen(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast, overload
 
 import psycopg
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from psycopg.adapt import AdaptersMap
     from psycopg.rows import RowFactory
 
+    from falconas.database.cursor import Cursor as PsycopgCursor
     from falconas.database.session import Session
 
 Row = TypeVar("Row")
@@ -31,9 +32,14 @@ _ENDED = "the request has ended, and ctx.db with it"
 
 
 class Lease:
-    """A session lent to one request."""
+    """A session lent to one request.
+
+    Attributes:
+        over: Any further use is refused.
+    """
 
     def __init__(self, session: Session) -> None:
+        self.over = False
         self._session: Session | None = session
         self._why = _ENDED
 
@@ -45,14 +51,9 @@ class Lease:
             raise psycopg.InterfaceError(self._why)
         return session
 
-    @property
-    def over(self) -> bool:
-        """Any further use is refused."""
-        return self._session is None
-
     def end(self, why: str = _ENDED) -> None:
         """Refuse any further use."""
-        self._session, self._why = None, why
+        self.over, self._session, self._why = True, None, why
 
 
 class Database:
@@ -188,7 +189,7 @@ class Cursor(Generic[Row]):
     def __init__(self, lease: Lease, row_factory: RowFactory[Row] | None) -> None:
         self._lease = lease
         self._row_factory = row_factory
-        self._raw: psycopg.Cursor[Row] | None = None
+        self._raw: PsycopgCursor[Row] | None = None
 
     def execute(
         self,
@@ -246,7 +247,7 @@ class Cursor(Generic[Row]):
 
     def __iter__(self) -> Iterator[Row]:
         lease = self._lease
-        for row in self._loaded():
+        for row in self._loaded().rows():
             yield row
             if lease.over:
                 lease.session  # noqa: B018 - it raises, and says why
@@ -308,16 +309,18 @@ class Cursor(Generic[Row]):
         """Scripts have no connection."""
         refuse()
 
-    def _open(self, connection: psycopg.Connection[Any]) -> psycopg.Cursor[Row]:
+    def _open(self, connection: psycopg.Connection[Any]) -> PsycopgCursor[Row]:
         if self._raw is None:
-            self._raw = (
+            raw: Any = (
                 connection.cursor(row_factory=self._row_factory)
                 if self._row_factory
                 else connection.cursor()
             )
+            self._raw = raw
+            return cast("PsycopgCursor[Row]", raw)
         return self._raw
 
-    def _loaded(self) -> psycopg.Cursor[Row]:
+    def _loaded(self) -> PsycopgCursor[Row]:
         raw = self._raw if self._lease.session else None
         if raw is None:
             raise psycopg.ProgrammingError("no result available")
