@@ -88,9 +88,10 @@ class Link:
         if not self._core.sendable:
             return bool(events & _POLLIN)
         self._blocked = not events & _POLLOUT
-        busy = self._send(now)
-        # Sending may have taken the news off the file descriptor.
-        return bool(self._look(now) & _POLLIN) or busy
+        self._send(now)
+        # Sending may have taken the news off the file descriptor; and those may be of a
+        # new connection, to which there is something to say.
+        return bool(self._look(now) & _POLLIN) or self.sendable
 
     @property
     def sendable(self) -> bool:
@@ -198,9 +199,9 @@ class Link:
             self._retired += [self._monitor, self._dealer]
             self._open()
 
-    def _send(self, now: float) -> bool:
+    def _send(self, now: float) -> None:
         if self._blocked:
-            return False
+            return
         dealer, core = self._dealer, self._core
         taken = 0
         try:
@@ -213,7 +214,6 @@ class Link:
             self._blocked = True
         finally:
             core.sent(now, taken)
-        return self.sendable
 
 
 def connect(socket: zmq.Socket[bytes], endpoint: str) -> None:

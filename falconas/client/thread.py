@@ -73,18 +73,14 @@ class Io:
                 cancel_on_disconnect,
                 min_lsn,
             )
-            ring, self._asleep = self._asleep, False
-        if ring:
-            self._ring()
+            self._wake()
 
     def catalogue(self, call: Call, budget: float | None) -> None:
         """Let the core accept a question for the catalogue."""
         self.check_process()
         with self._lock:
             call.outstanding = self.core.catalogue(call, monotonic(), budget=budget)
-            ring, self._asleep = self._asleep, False
-        if ring:
-            self._ring()
+            self._wake()
 
     def cancel(self, call: Call) -> None:
         """Let the core cancel a call that it accepted."""
@@ -93,11 +89,7 @@ class Io:
         self.check_process()
         with self._lock:
             self.core.cancel(call.outstanding, monotonic())
-            verdicts = self.core.take_verdicts()
-            ring, self._asleep = self._asleep, False
-        if ring:
-            self._ring()
-        _deliver(verdicts)
+            self._wake()
 
     def stop(self) -> bool:
         """Tell the thread to end; takes no lock, as a collector may call it."""
@@ -111,6 +103,15 @@ class Io:
         """Wait until the thread has ended."""
         if os.getpid() == self._process:
             self._thread.join()
+
+    def _wake(self) -> None:
+        """Let the thread see what the core has to send or to tell; with the lock held.
+
+        In this order: an interrupt in between may only ring once more than necessary.
+        """
+        if self._asleep:
+            self._ring()
+            self._asleep = False
 
     def _ring(self) -> None:
         with suppress(OSError):  # rung often enough, or the thread has ended

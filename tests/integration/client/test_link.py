@@ -95,6 +95,25 @@ def test_a_reply_that_comes_while_sending_is_not_overlooked(
     assert client.core.counters["replies"] == 1
 
 
+def test_a_new_connection_that_comes_while_sending_is_greeted_at_once(
+    client: Client, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meet(client, broker)
+    client.until(lambda: not client.link.step(monotonic()))
+    send = client.link._send
+
+    def reconnect(now: float) -> None:
+        send(now)
+        client.core.disconnected(now)
+        client.core.connected(now)  # as the monitor tells in the look that follows
+
+    client.core.request("second", "echo", b"", monotonic())
+    monkeypatch.setattr(client.link, "_send", reconnect)
+    assert client.link.step(monotonic()), "it would sleep until HELLO is due again"
+    monkeypatch.undo()
+    client.until(lambda: not client.core._control)
+
+
 def test_what_the_socket_refuses_is_sent_later_and_nothing_twice(
     client: Client, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -408,3 +408,21 @@ def test_no_thread_is_left(broker: Broker) -> None:
     with Client(broker.endpoint):
         assert set(threading.enumerate()) > before
     assert set(threading.enumerate()) == before
+
+
+def test_who_is_interrupted_while_it_rings_leaves_a_thread_that_can_be_woken(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with broker.echoing(), Client(broker.endpoint) as client:
+        client.call("echo")
+        deadline = monotonic() + 5.0
+        while not client._io._asleep:
+            assert monotonic() < deadline
+        monkeypatch.setattr(client._io, "_ring", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            client.submit("echo")
+        monkeypatch.undo()
+        assert client.call("echo", {"value": 3}, budget=5.0) == {"value": 3}
