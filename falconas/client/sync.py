@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import warnings
+from math import inf
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
 from falconas import codec
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 FRONTEND = "tcp://127.0.0.1:5570"
+TURN = 0.5  # seconds
 
 __all__ = ["FRONTEND", "Call", "Client"]
 
@@ -209,9 +212,11 @@ class Call:
 
     def _wait(self, timeout: float | None) -> None:
         self._io.check_process()
-        wait = -1 if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX)
-        if not self._gate.acquire(timeout=wait):
-            raise TimeoutError(f"no verdict within {timeout} s; the call goes on")
+        end = inf if timeout is None else monotonic() + timeout
+        # In turns: a Ctrl-C that comes just before such a wait does not end it.
+        while not self._gate.acquire(timeout=max(0.0, min(TURN, end - monotonic()))):
+            if monotonic() >= end:
+                raise TimeoutError(f"no verdict within {timeout} s; the call goes on")
         self._gate.release()
 
     def settle(self, verdict: Verdict) -> None:

@@ -37,7 +37,7 @@ SIGN_OF_LIFE = 5.0
 LISTEN, READ = 0.05, 0.001
 # After so long a script gives back what waits behind it, and what comes late later on.
 LONG, AGAIN = 0.01, 0.05
-ROOM = 60  # calls
+ROOM, WAIT = 60, 1e-4  # calls; and what was a wait, in seconds
 
 log = logging.getLogger(__name__)
 
@@ -126,6 +126,7 @@ class WorkerLoop:
     def _turn(self) -> None:
         now = monotonic()
         ready = self._dealer.wait(self._wake_at() - now)
+        waited = monotonic() - now > WAIT  # else more may have come meanwhile
         if self._connection is None or not self._connection.resetting:
             self._slot.enter(State.IDLE)
         if self._wakeup.fileno() in ready:
@@ -136,7 +137,7 @@ class WorkerLoop:
         if self._dealer.monitor in ready or monotonic() >= self._listen_at:
             self._listen()
         else:
-            self._receive(until_work=True)
+            self._receive(until_work=waited)
         self._work()
         self._upkeep.measure()
         if os.getppid() != self._parent:  # the kernel was to see to that
