@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from falconas.client.sync import Client
+from falconas.client.sync import TURN, Client
 from falconas.errors import (
     Aborted,
     Cancelled,
@@ -426,3 +426,24 @@ def test_who_is_interrupted_while_it_rings_leaves_a_thread_that_can_be_woken(
             client.submit("echo")
         monkeypatch.undo()
         assert client.call("echo", {"value": 3}, budget=5.0) == {"value": 3}
+
+
+def test_who_waits_for_a_result_looks_up_from_time_to_time(
+    client: Client, broker: Broker
+) -> None:
+    class Gate:
+        def __init__(self) -> None:
+            self.waits: list[float] = []
+
+        def acquire(self, *, timeout: float) -> bool:
+            self.waits.append(timeout)
+            return len(self.waits) == 3
+
+        def release(self) -> None:
+            pass
+
+    call, gate = client.submit("echo"), Gate()
+    broker.expect(Request)
+    call._gate = gate  # type: ignore[assignment]
+    call._wait(None)
+    assert gate.waits == [TURN, TURN, TURN]
