@@ -332,10 +332,44 @@ def test_a_cancel_behind_a_running_script_is_applied_before_the_start(
         second = broker.request(peer, "echo")
         broker.send(broker.backend, peer, Cancel(second, {}))
         third = broker.request(peer, "echo")
+        stage.before_outcome = [lambda: wait_for_messages(stage, 3)]
     stage.outcomes.put(OK)
     assert broker.take(Reply, code=Code.CANCELLED)[1].id == second
     broker.take(Reply, id=third)
     assert stage.runs.qsize() == 1
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_only_what_came_alone_starts_before_all_is_read(
+    stage: Stage, broker: Any, monkeypatch: pytest.MonkeyPatch, waits: bool
+) -> None:
+    """After a wait there is hardly more to read; without one a cancel may be there."""
+    monkeypatch.setattr("falconas.worker.loop.WAIT", -inf if waits else inf)
+    monkeypatch.setattr("falconas.worker.loop.LISTEN", inf)  # which reads all, too
+    peer = ready(stage, broker)
+    with running(stage, broker, peer):
+        pass
+    broker.take(Reply)
+    wait = stage.loop._dealer.wait
+    idle = threading.Event()
+
+    def wait_for_both(timeout: float) -> set[Any]:
+        idle.set()
+        found = wait(timeout)
+        if stage.loop._dealer.socket in found:
+            wait_for_messages(stage, 2)
+        return found
+
+    stage.loop._dealer.wait = wait_for_both  # type: ignore[method-assign]
+    stage.loop._waker.send(b"\0")
+    assert idle.wait(PATIENCE)
+    id_ = broker.request(peer, "echo")
+    broker.send(broker.backend, peer, Cancel(id_, {}))
+    stage.outcomes.put(OK)
+    _, reply, _ = broker.take(Reply)
+    assert reply.id == id_
+    assert reply.code == (Code.OK if waits else Code.CANCELLED)
+    assert stage.runs.qsize() == int(waits)
 
 
 def test_what_waits_behind_a_long_script_is_given_back(
@@ -423,6 +457,23 @@ def wait_for_connection(stage: Stage) -> None:
         return news
 
     dealer.take_news = give_back  # type: ignore[method-assign]
+
+
+def wait_for_messages(stage: Stage, count: int) -> None:
+    """Wait until so many messages have arrived, all of which are then found at once."""
+    dealer = stage.loop._dealer
+    read = dealer.messages
+    there: list[tuple[Any, bytes]] = []
+    while len(there) < count:
+        assert dealer.socket.poll(int(PATIENCE * 1000))
+        there.extend(read(frozenset({Request, Cancel})))
+
+    def give_back(_accept: Any) -> Iterator[tuple[Any, bytes]]:
+        while there:
+            yield there.pop(0)
+        dealer.messages = read  # type: ignore[method-assign]
+
+    dealer.messages = give_back  # type: ignore[assignment]
 
 
 def test_a_broker_that_forgot_it_is_reminded(stage: Stage, broker: Any) -> None:
