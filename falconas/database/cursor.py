@@ -13,20 +13,22 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import psycopg
 from psycopg import errors, pq
 from psycopg._preparing import Prepare
+from psycopg._queries import PostgresQuery
 from psycopg.adapt import Transformer
 from psycopg.generators import execute, fetch_many
 
 from falconas.database.prepared import tag_of
+from falconas.database.statements import layout
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
     from psycopg._pipeline_base import BasePipeline
-    from psycopg._queries import PostgresQuery
     from psycopg.abc import Params, Query
     from psycopg.pq.abc import PGresult
 
     from falconas.database.connection import Connection
+    from falconas.database.prepared import Prepared
 
 Row = TypeVar("Row")
 
@@ -52,8 +54,8 @@ class Cursor(psycopg.Cursor[Row]):
         binary: bool | None = None,
     ) -> Generator[Any, Any, None]:
         """Do what psycopg's does, in one generator: each costs a microsecond."""
-        here = self._conn
-        if self._closed or here._pipeline or not here.autocommit:  # noqa: SLF001
+        here = cast("Connection", self._conn)
+        if self._closed or here._pipeline or not here._autocommit:  # noqa: SLF001
             yield from super()._execute_gen(
                 query, params, prepare=prepare, binary=binary
             )
@@ -63,10 +65,63 @@ class Cursor(psycopg.Cursor[Row]):
             self._last_query = None
             self._tx = Transformer(self)
         pgq = self._convert_query(query, params)
-        yield from self._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
+        prepared = cast("Prepared", here._prepared)  # noqa: SLF001
+        prep, name = prepared.get(pgq, prepare)
+        begin, here.due = here.due, None
+        if begin or prep is Prepare.SHOULD:
+            answers = yield from self._in_one(begin, pgq, prep, name, binary)
+        else:
+            self._send(pgq, prep, name, binary)
+            answers = yield from execute(self._pgconn)
+        prepared.answered(pgq, prep, name, answers)
+        if len(answers) != 1 or not self._take_rows(answers, pgq, name):
+            self._check_results(answers)
+            self._set_results(answers)
         self._last_query = query
-        if here._prepared._to_flush:  # noqa: SLF001
-            yield from here._prepared.maintain_gen(here)  # noqa: SLF001
+        if prepared._to_flush:  # noqa: SLF001
+            yield from prepared.maintain_gen(here)
+
+    def _convert_query(
+        self, query: Query, params: Params | None = None
+    ) -> PostgresQuery:
+        """Do what psycopg's does, looking up what depends on the text alone."""
+        tx = self._tx
+        if params is None or (found := layout(query, tx.encoding)) is None:
+            return super()._convert_query(query, params)
+        if (values := found.values(params)) is None:  # psycopg says what is wrong
+            return super()._convert_query(query, params)
+        pgq = PostgresQuery(tx)
+        pgq.query, pgq._want_formats, pgq._order, pgq._parts, _ = found  # noqa: SLF001
+        pgq.params = tx.dump_sequence(values, found.formats)
+        pgq.types = tx.types or ()
+        pgq.formats = tx.formats
+        return pgq
+
+    def _take_rows(
+        self, answers: list[PGresult], pgq: PostgresQuery, name: bytes
+    ) -> bool:
+        """Take the answer to one SELECT; returns False if this is something else."""
+        result = answers[0]
+        tag = result.command_status
+        if result.status != _ROWS or not tag or not tag.startswith(b"SELECT"):
+            return False
+        self._results, self.pgresult, self._statusmessage = answers, result, tag
+        self._tx.set_pgresult(result)
+        self._rowcount = result.ntuples
+        prepared = cast("Prepared", self._conn._prepared)  # noqa: SLF001
+        self._make_row = prepared.row_maker(pgq, name, self)
+        return True
+
+    def fetchone(self) -> Row | None:
+        """Return the next row, None if there is none."""
+        result, position = self.pgresult, self._pos
+        if result is None or result.status != _ROWS:
+            return super().fetchone()
+        if position >= result.ntuples:
+            return None
+        row: Row = self._tx.load_row(position, self._make_row)
+        self._pos = position + 1
+        return row
 
     def rows(self) -> Iterator[Row]:
         """Yield the rows that are left, as psycopg's iteration does.
@@ -102,24 +157,10 @@ class Cursor(psycopg.Cursor[Row]):
     ) -> Generator[Any, Any, None]:
         here = cast("Connection", self._conn)
         begin, here.due = here.due, None
-        if pipeline := here._pipeline:  # noqa: SLF001
-            if begin:
-                queue(pipeline, begin)
-            yield from super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
-            return
-        prepared = here._prepared  # noqa: SLF001
-        prep, name = self._get_prepared(pgq, prepare)
-        if begin or prep is Prepare.SHOULD:
-            answers = yield from self._in_one(begin, pgq, prep, name, binary)
-            key = prepared.maybe_add_to_cache(pgq, prep, name)
-        else:
-            self._send(pgq, prep, name, binary)
-            key = prepared.maybe_add_to_cache(pgq, prep, name)
-            answers = yield from execute(self._pgconn)
-        if key is not None:
-            prepared.validate(key, prep, name, answers)
-        self._check_results(answers)
-        self._set_results(answers)
+        if begin:
+            assert here._pipeline  # noqa: SLF001 - else a statement takes it along
+            queue(here._pipeline, begin)  # noqa: SLF001
+        yield from super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
 
     def _send(
         self,

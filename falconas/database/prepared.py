@@ -17,13 +17,18 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import pq
 from psycopg._preparing import Key, Prepare, PrepareManager
+from psycopg.rows import dict_row, namedtuple_row, scalar_row, tuple_row
 
 from falconas.database.reset import may_rename
 
 if TYPE_CHECKING:
     from psycopg._queries import PostgresQuery
     from psycopg.pq.abc import PGresult
+    from psycopg.rows import RowMaker
 
+# What they return depends on nothing but the names of the columns.
+_BY_NAMES = (dict_row, namedtuple_row, scalar_row, tuple_row)
+_has_columns = re.compile(rb"\s*(SELECT|WITH|VALUES|TABLE)\b", re.IGNORECASE).match
 _commits = re.compile(rb"\s*(COMMIT|END)\b", re.IGNORECASE).match
 
 
@@ -45,6 +50,51 @@ class Prepared(PrepareManager):
         super().__init__()
         self.renamed = False
         self.undone = ""
+        self._makers: dict[bytes, tuple[Any, RowMaker[Any]]] = {}
+
+    def get(
+        self, query: PostgresQuery, prepare: bool | None = None
+    ) -> tuple[Prepare, bytes]:
+        """Tell whether a query is prepared, or is to be; what commits never is."""
+        name = self._names.get((query.query, query.types))
+        if name and prepare is not False and self.prepare_threshold is not None:
+            return Prepare.YES, name
+        prep, name = super().get(query, prepare)
+        if prep is Prepare.SHOULD and _commits(query.query):
+            return Prepare.NO, b""
+        return prep, name
+
+    def answered(
+        self, query: PostgresQuery, prep: Prepare, name: bytes, results: list[PGresult]
+    ) -> None:
+        """Note that a query was answered."""
+        if prep is Prepare.YES:
+            key = query.query, query.types
+            if key in self._names:
+                self._names.move_to_end(key)
+        elif key_ := self.maybe_add_to_cache(query, prep, name):
+            self.validate(key_, prep, name, results)
+
+    def row_maker(
+        self, query: PostgresQuery, name: bytes, cursor: psycopg.Cursor[Any]
+    ) -> RowMaker[Any]:
+        """Return what makes the rows of an answer to a query.
+
+        The name is that under which it is prepared, or empty. The server keeps to the
+        columns with which it was prepared, or it fails; but EXECUTE has those of
+        another statement.
+        """
+        factory = cursor.row_factory
+        known = self._makers.get(name)
+        if known is not None and known[0] is factory:
+            return known[1]
+        maker = factory(cursor)
+        own = name and _has_columns(query.query)
+        if own and any(factory is one for one in _BY_NAMES):
+            if len(self._makers) >= self.prepared_max:
+                self._makers.clear()
+            self._makers[name] = factory, maker
+        return maker
 
     def maybe_add_to_cache(
         self, query: PostgresQuery, prep: Prepare, name: bytes

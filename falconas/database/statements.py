@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from psycopg import sql
+from psycopg._queries import _query2pg_nocache
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from psycopg._enums import PyFormat
+    from psycopg._queries import QueryPart
     from psycopg.abc import Params, Query
 
 # How statements begin that cannot end a transaction.
@@ -19,6 +24,46 @@ _PLAIN = {
 _BLANK = "; \n\t"
 _REMEMBERED = 1000  # statements, none of them longer than
 _LENGTH = 4000  # characters
+
+
+class Layout(NamedTuple):
+    """What psycopg makes of a query's text.
+
+    Attributes:
+        sent: What is sent, with `$1` for `%s`.
+        formats: How each parameter is to be sent.
+        order: The names of the parameters, if they have names.
+        parts: What is between the parameters.
+        positions: How many parameters without names it has; -1 if they have names.
+    """
+
+    sent: bytes
+    formats: list[PyFormat]
+    order: list[str] | None
+    parts: list[QueryPart]
+    positions: int
+
+    def values(self, params: Params) -> Sequence[Any] | None:
+        """Return the parameters in the order of their places; None if in doubt."""
+        if type(params) is list or type(params) is tuple:
+            return params if len(params) == self.positions else None
+        if type(params) is not dict or self.order is None:
+            return None
+        try:
+            return [params[name] for name in self.order]
+        except KeyError:
+            return None
+
+
+def layout(query: Query, encoding: str) -> Layout | None:
+    """Return what psycopg makes of a query with parameters; None if it is no text.
+
+    Raises:
+        psycopg.ProgrammingError: Its placeholders are none.
+    """
+    if type(query) is str and len(query) <= _LENGTH:
+        return _layout(query, encoding)
+    return None
 
 
 def look(query: Query, params: Params | None) -> tuple[bool, bool]:
@@ -52,3 +97,10 @@ def is_plain(query: Query) -> bool:
 @lru_cache(_REMEMBERED)
 def _look(query: str) -> tuple[bool, bool]:
     return is_single(query, None), is_plain(query)
+
+
+@lru_cache(_REMEMBERED)
+def _layout(query: str, encoding: str) -> Layout:
+    found = _query2pg_nocache(query.encode(encoding), encoding)
+    order, parts = found[2:]
+    return Layout(*found, len(parts) - 1 if order is None else -1)

@@ -127,7 +127,8 @@ class TransactionState:
             idle: The server says that no transaction is open.
             opaque: There may be tags that nobody has seen.
         """
-        self.opaque = self.opaque or opaque
+        if opaque:
+            self.opaque = True
         self.note(tags, idle=idle)
         self.unseen = False  # last: this too may be interrupted
         if self.breach is not None:

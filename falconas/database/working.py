@@ -167,12 +167,12 @@ class Working(Line):
             return
         if state.pending is not None and here.due is None:
             state.take_pending()
-        tags: list[str] = here.seen
-        if tags:
+        tags = here.seen
+        if tags or opaque:
             here.seen = []
-        self._forget = self._forget or opaque or may_rename(tags)
-        state.tagged(tags, idle=self._is_idle(), opaque=opaque)
-        if state.needs_mark(tags):
+            self._forget = self._forget or opaque or may_rename(tags)
+        state.tagged(tags, idle=self._pgconn.transaction_status == _Idle, opaque=opaque)
+        if tags and state.needs_mark(tags):
             self._command(state.mark)
 
     def _broke(self, error: BaseException, *, opaque: bool, plain: bool) -> None:

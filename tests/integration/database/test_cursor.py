@@ -139,6 +139,9 @@ def test_tags_that_say_something_are_noted(here: Connection) -> None:
     here.seen.clear()
     here.execute("SELECT 1; SET work_mem = '9MB'; SELECT 2 INTO TEMP other; COMMIT")
     assert here.seen == ["SET", "SELECT INTO", "COMMIT"]
+    here.seen.clear()
+    here.execute("EXPLAIN ANALYZE CREATE TEMP TABLE more AS SELECT 1")
+    assert here.seen == ["EXPLAIN"]
 
 
 def test_a_begin_that_is_due_is_the_first_of_a_pipeline(

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from psycopg import sql
 
-from falconas.database.statements import _look, is_plain, is_single, look
+from falconas.database.statements import _look, is_plain, is_single, layout, look
 
 
 @pytest.mark.parametrize(
@@ -60,3 +60,31 @@ def test_long_texts_are_not_kept() -> None:
     look("SELECT 1", None)
     look("SELECT " + "1 + " * 2000 + "1", None)
     assert _look.cache_info().currsize == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "params", "values"),
+    [
+        ("SELECT %s, %s", [1, 2], [1, 2]),
+        ("SELECT %s, %s", (1, 2), (1, 2)),
+        ("SELECT %s, %s", [1], None),
+        ("SELECT %s", {"a": 1}, None),
+        ("SELECT %s", iter([1]), None),
+        ("SELECT %(a)s, %(b)s, %(a)s", {"b": 1, "a": 2, "c": 3}, [2, 1]),
+        ("SELECT %(a)s", {"b": 1}, None),
+        ("SELECT %(a)s", [1], None),
+        ("SELECT 1", [], []),
+    ],
+)
+def test_values_are_in_the_order_of_their_places(
+    query: str, params: Any, values: Any
+) -> None:
+    """Where they do not fit, psycopg has to say what is wrong."""
+    found = layout(query, "utf-8")
+    assert found is not None
+    assert found.values(params) == values
+
+
+def test_what_is_no_text_or_a_long_one_is_left_to_psycopg() -> None:
+    assert layout(b"SELECT %s", "utf-8") is None
+    assert layout("SELECT %s" + " " * 4000, "utf-8") is None
