@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
-from psycopg import Pipeline
 
-from falconas.database.cursor import Cursor, queue
-from falconas.database.prepared import watch
+from falconas.database.cursor import Cursor
+from falconas.database.pipeline import Pipeline
+from falconas.database.prepared import Prepared, watch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from psycopg.abc import PQGen
 
 # Below half of the time between two signals that interrupt a script.
@@ -41,6 +44,8 @@ class Connection(psycopg.Connection[Any]):
         seen: Command tags of answers that nobody has looked at yet.
     """
 
+    _pipeline: Pipeline | None
+    _prepared: Prepared
     _waits_since: float | None = None
     due: bytes | None = None
 
@@ -88,7 +93,7 @@ class Connection(psycopg.Connection[Any]):
                 pipeline = self._pipeline = Pipeline(self)
         pipeline.__enter__()
         if self.due:
-            queue(pipeline, self.due)
+            pipeline.command(self.due)
             self.due = None
 
     def leave_pipeline(self, error: BaseException | None) -> None:
@@ -100,6 +105,28 @@ class Connection(psycopg.Connection[Any]):
         finally:
             if pipeline.level == 0:
                 self._pipeline = None
+
+    @contextmanager
+    def pipeline(self) -> Iterator[Pipeline]:
+        """Do what psycopg's does, with our pipeline."""
+        self.enter_pipeline()
+        assert self._pipeline is not None
+        try:
+            yield self._pipeline
+        except BaseException as error:
+            self.leave_pipeline(error)
+            raise
+        self.leave_pipeline(None)
+
+    @contextmanager
+    def _pipeline_nolock(self) -> Iterator[Pipeline]:
+        """Do what psycopg's does, for `executemany`, which holds the lock."""
+        self._pipeline = pipeline = Pipeline(self, _no_lock=True)
+        try:
+            with pipeline:
+                yield pipeline
+        finally:
+            self._pipeline = None
 
     def end(self) -> None:
         """Close it, although a thread that a script left may be in its midst.

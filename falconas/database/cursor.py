@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import ref
 
 import psycopg
 from psycopg import errors, pq
 from psycopg._preparing import Prepare
 from psycopg._queries import PostgresQuery
-from psycopg.adapt import Transformer
+from psycopg.adapt import AdaptersMap, Transformer
 from psycopg.generators import execute, fetch_many
 
 from falconas.database.prepared import tag_of
@@ -23,12 +24,13 @@ from falconas.database.statements import layout
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-    from psycopg._pipeline_base import BasePipeline
+    from psycopg._preparing import Key
     from psycopg.abc import Params, Query
     from psycopg.pq.abc import PGresult
+    from psycopg.rows import RowFactory
 
     from falconas.database.connection import Connection
-    from falconas.database.prepared import Prepared
+    from falconas.database.pipeline import Pipeline
 
 Row = TypeVar("Row")
 
@@ -43,7 +45,33 @@ _SILENT = (b"INSERT", b"UPDATE", b"DELETE")
 class Cursor(psycopg.Cursor[Row]):
     """A cursor of our `Connection`, in whose `due` and `seen` it looks and writes."""
 
-    __slots__ = ()
+    __slots__ = ("_own",)
+
+    _conn: Connection
+
+    def __init__(
+        self, connection: Connection, *, row_factory: RowFactory[Row] | None = None
+    ) -> None:
+        # As psycopg's, but for adapters, which few cursors have of their own.
+        self._conn = connection
+        self._pgconn = connection.pgconn
+        self.format = pq.Format.TEXT
+        self.arraysize = 1
+        self._own: AdaptersMap | None = None
+        self._closed = False
+        self._last_query: Query | None = None
+        self._row_factory = row_factory or connection.row_factory
+        self._reset()
+
+    @property
+    def adapters(self) -> AdaptersMap:
+        """Adapters of this cursor alone, from its next query on."""
+        if self._own is None:
+            self._own = AdaptersMap(self._conn.adapters)
+            changed = partial(self._loaders_changed, ref(self))
+            self._own._register_loader_callback = changed  # noqa: SLF001
+            self._last_query = None
+        return self._own
 
     def _execute_gen(
         self,
@@ -54,29 +82,32 @@ class Cursor(psycopg.Cursor[Row]):
         binary: bool | None = None,
     ) -> Generator[Any, Any, None]:
         """Do what psycopg's does, in one generator: each costs a microsecond."""
-        here = cast("Connection", self._conn)
-        if self._closed or here._pipeline or not here._autocommit:  # noqa: SLF001
+        here = self._conn
+        if self._closed or not here._autocommit:  # noqa: SLF001
             yield from super()._execute_gen(
                 query, params, prepare=prepare, binary=binary
             )
             return
+        prepared = here._prepared  # noqa: SLF001
+        if prepared._to_flush:  # noqa: SLF001 - by the answers of a pipeline
+            yield from prepared.maintain_gen(here)
         self._reset()
         if not self._last_query or self._last_query is not query:
             self._last_query = None
-            self._tx = Transformer(self)
+            self._tx = Transformer(here if self._own is None else self)
         pgq = self._convert_query(query, params)
-        prepared = cast("Prepared", here._prepared)  # noqa: SLF001
         prep, name = prepared.get(pgq, prepare)
-        begin, here.due = here.due, None
-        if begin or prep is Prepare.SHOULD:
-            answers = yield from self._in_one(begin, pgq, prep, name, binary)
+        if pipeline := here._pipeline:  # noqa: SLF001
+            self._queue(pipeline, pgq, prep, name, binary)
+            yield from pipeline._communicate_gen()  # noqa: SLF001
+        elif here.due or prep is Prepare.SHOULD:
+            answers = yield from self._in_one(pgq, prep, name, binary)
+            self._take(pgq, prep, name, prepared.sent(pgq, prep, name), answers)
         else:
             self._send(pgq, prep, name, binary)
+            key = prepared.sent(pgq, prep, name)
             answers = yield from execute(self._pgconn)
-        prepared.answered(pgq, prep, name, answers)
-        if len(answers) != 1 or not self._take_rows(answers, pgq, name):
-            self._check_results(answers)
-            self._set_results(answers)
+            self._take(pgq, prep, name, key, answers)
         self._last_query = query
         if prepared._to_flush:  # noqa: SLF001
             yield from prepared.maintain_gen(here)
@@ -97,20 +128,28 @@ class Cursor(psycopg.Cursor[Row]):
         pgq.formats = tx.formats
         return pgq
 
-    def _take_rows(
-        self, answers: list[PGresult], pgq: PostgresQuery, name: bytes
-    ) -> bool:
-        """Take the answer to one SELECT; returns False if this is something else."""
-        result = answers[0]
-        tag = result.command_status
-        if result.status != _ROWS or not tag or not tag.startswith(b"SELECT"):
-            return False
+    def _take(
+        self,
+        pgq: PostgresQuery,
+        prep: Prepare,
+        name: bytes,
+        key: Key | None,
+        answers: list[PGresult],
+    ) -> None:
+        """Take the answer to a query; raises if it is an error."""
+        prepared = self._conn._prepared  # noqa: SLF001
+        if key is not None:
+            prepared.validate(key, prep, name, answers)
+        result = answers[0] if len(answers) == 1 else None
+        tag = result and result.status == _ROWS and result.command_status
+        if not result or not tag or not tag.startswith(b"SELECT"):
+            self._check_results(answers)
+            self._set_results(answers)
+            return
         self._results, self.pgresult, self._statusmessage = answers, result, tag
         self._tx.set_pgresult(result)
         self._rowcount = result.ntuples
-        prepared = cast("Prepared", self._conn._prepared)  # noqa: SLF001
         self._make_row = prepared.row_maker(pgq, name, self)
-        return True
 
     def fetchone(self) -> Row | None:
         """Return the next row, None if there is none."""
@@ -155,12 +194,31 @@ class Cursor(psycopg.Cursor[Row]):
         prepare: bool | None = None,
         binary: bool | None = None,
     ) -> Generator[Any, Any, None]:
-        here = cast("Connection", self._conn)
+        """Do what psycopg's does, for `executemany`, which makes a pipeline."""
+        here = self._conn
+        begin, here.due = here.due, None
+        if begin and here._pipeline:  # noqa: SLF001
+            here._pipeline.command(begin)  # noqa: SLF001
+        yield from super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
+
+    def _queue(
+        self,
+        pipeline: Pipeline,
+        pgq: PostgresQuery,
+        prep: Prepare,
+        name: bytes,
+        binary: bool | None,
+    ) -> None:
+        """Have a query sent and answered by the pipeline."""
+        here = self._conn
         begin, here.due = here.due, None
         if begin:
-            assert here._pipeline  # noqa: SLF001 - else a statement takes it along
-            queue(here._pipeline, begin)  # noqa: SLF001
-        yield from super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
+            pipeline.command(begin)
+        if prep is Prepare.SHOULD:
+            self._send_prepare(name, pgq)
+        self._send(pgq, prep, name, binary)
+        key = here._prepared.sent(pgq, prep, name)  # noqa: SLF001
+        pipeline.ask(partial(self._take, pgq, prep, name, key))
 
     def _send(
         self,
@@ -177,15 +235,11 @@ class Cursor(psycopg.Cursor[Row]):
             self._send_query_prepared(name, pgq, binary=binary)
 
     def _in_one(
-        self,
-        begin: bytes | None,
-        pgq: PostgresQuery,
-        prep: Prepare,
-        name: bytes,
-        binary: bool | None,
+        self, pgq: PostgresQuery, prep: Prepare, name: bytes, binary: bool | None
     ) -> Generator[Any, Any, list[PGresult]]:
         """Send all that is needed at once, and return the answer to the query."""
-        pgconn = self._pgconn
+        pgconn, here = self._pgconn, self._conn
+        begin, here.due = here.due, None
         before = (begin is not None) + (prep is Prepare.SHOULD)
         answers: list[list[PGresult]] = []
         pgconn.enter_pipeline_mode()
@@ -223,12 +277,5 @@ class Cursor(psycopg.Cursor[Row]):
                 result.status == _ROWS and tag.startswith(b"SELECT")
             ):
                 continue
-            cast("Connection", self._conn).seen.append(tag_of(result))
+            self._conn.seen.append(tag_of(result))
         super()._set_results(results)
-
-
-def queue(pipeline: BasePipeline, sql: bytes) -> None:
-    """Have a pipeline send a command of whose answer only errors are heard."""
-    send = partial(pipeline.pgconn.send_query_params, sql, None)
-    pipeline.command_queue.append(send)
-    pipeline.result_queue.append(None)

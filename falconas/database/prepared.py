@@ -64,16 +64,14 @@ class Prepared(PrepareManager):
             return Prepare.NO, b""
         return prep, name
 
-    def answered(
-        self, query: PostgresQuery, prep: Prepare, name: bytes, results: list[PGresult]
-    ) -> None:
-        """Note that a query was answered."""
-        if prep is Prepare.YES:
-            key = query.query, query.types
-            if key in self._names:
-                self._names.move_to_end(key)
-        elif key_ := self.maybe_add_to_cache(query, prep, name):
-            self.validate(key_, prep, name, results)
+    def sent(self, query: PostgresQuery, prep: Prepare, name: bytes) -> Key | None:
+        """Note that a query was sent; returns a key if `validate` has to see more."""
+        if prep is not Prepare.YES:
+            return self.maybe_add_to_cache(query, prep, name)
+        key = query.query, query.types
+        if key in self._names:
+            self._names.move_to_end(key)
+        return None
 
     def row_maker(
         self, query: PostgresQuery, name: bytes, cursor: psycopg.Cursor[Any]

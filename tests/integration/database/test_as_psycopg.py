@@ -128,6 +128,7 @@ STEPS = st.one_of(
     step("again", TIMES),
     step("executemany", QUERY, st.lists(VALUES, max_size=4), st.booleans()),
     step("stream", QUERY, VALUES, CHOICE),
+    step("piped", st.lists(st.tuples(QUERY, VALUES, CHOICE), max_size=30), TIMES),
     step("fresh", FACTORY),
     step("factory", FACTORY),
     step("scroll", st.integers(-2, 2)),
@@ -138,10 +139,16 @@ TABLE = b"""
     CREATE TEMP TABLE thing (id serial, name text);
     INSERT INTO thing (name) VALUES ('a'), ('b'), ('c')
 """
+SET = "SET work_mem = '9MB'"
+FIRST = "SELECT 1", None, None, None
 READ = "SELECT * FROM thing WHERE id = %s"
 EACH = "SELECT id, name FROM thing WHERE id > %s"
 NAMED = "SELECT name FROM thing WHERE id = %(id)s"
 COLUMN = "ALTER TABLE thing ADD COLUMN IF NOT EXISTS more int DEFAULT 3"
+
+
+def rows(cursor: Any) -> Any:
+    return cursor.fetchall() if cursor.description is not None else None
 
 
 class Side:
@@ -150,7 +157,7 @@ class Side:
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self.connection = connection
         self.cursor = connection.cursor()
-        self.last: tuple[Any, ...] = ("SELECT 1", None, None, None)
+        self.last: tuple[Any, ...] = FIRST
 
     def begin(self) -> None:
         """Forget all that was done before."""
@@ -160,6 +167,7 @@ class Side:
         for command in (b"ROLLBACK", b"DISCARD ALL", TABLE):
             self.connection.pgconn.exec_(command)
         self.cursor = self.connection.cursor()
+        self.last = FIRST
 
     def do(self, name: str, *given: Any) -> tuple[Any, ...]:
         """Do a step, and return all that it shows."""
@@ -193,17 +201,39 @@ class Side:
         for _ in range(times):
             self.cursor.execute(query, params, prepare=prepare, binary=binary)
 
-    def executemany(self, query: Any, given: list[Any], returning: bool) -> None:
-        self.cursor.executemany(query, given, returning=returning)
+    def executemany(self, query: Any, given: list[Any], returning: bool) -> Any:
+        """Run a statement with each of these; of several errors one is told."""
+        try:
+            self.cursor.executemany(query, given, returning=returning)
+        except Exception:
+            return "failed"
+        return None
 
     def stream(self, query: Any, params: Any, binary: Any) -> list[Any]:
         return list(self.cursor.stream(query, params, binary=binary))
+
+    def piped(self, statements: list[tuple[Any, ...]], times: int) -> Any:
+        """Run statements in a pipeline, each on a cursor of its own.
+
+        Of several errors it is chance which is told.
+        """
+        try:
+            for _ in range(times):
+                with self.connection.pipeline():
+                    cursors = [
+                        self.connection.cursor().execute(query, params, prepare=prepare)
+                        for query, params, prepare in statements
+                    ]
+        except Exception:
+            return "failed"
+        return [(each.rowcount, each.statusmessage, rows(each)) for each in cursors]
 
     def factory(self, number: int) -> None:
         self.cursor.row_factory = FACTORIES[number]
 
     def dumper(self) -> None:
         self.cursor.adapters.register_dumper(int, Sevenfold)
+        self.cursor._last_query = None  # else psycopg may not see it yet
 
     def loader(self) -> None:
         self.cursor.adapters.register_loader("text", Shouted)
@@ -269,6 +299,12 @@ ANEW = [
 @example([often(READ, [1]), ("dumper",), AGAIN, ALL])
 @example([DICTS, often(READ, [1]), often(COLUMN), often(READ, [1]), ALL])
 @example([*EXECUTED, *ANEW])
+@example([("piped", [(READ, [1], None)] * 40, 7)])
+@example([("piped", [(READ, [1], None), ("SELECT 1 / %s", [0], None)] * 20, 1)])
+@example([("piped", [("SELECT nothing", None, True)], 7), once("SELECT nothing")])
+@example(
+    [("piped", [(SET, None, True)], 1), ("execute", READ, [1], True, None, 2), ONE]
+)
 @example([often("COMMIT"), often("SELECT"), ONE])
 @example([often(EACH, [1, 2]), often(NAMED, [1]), often(NAMED, {"id": 1}), ONE])
 @example([often(NAMED, {}), often(NAMED, {"id": 1, "more": 2}), ONE])

@@ -25,7 +25,8 @@ def prepared() -> Prepared:
 def run(prepared: Prepared, text: str, prepare: bool | None = None) -> Prepare:
     """Ask for a statement as a cursor does."""
     prep, name = prepared.get(query(text), prepare)
-    prepared.answered(query(text), prep, name, [ROWS])
+    if key := prepared.sent(query(text), prep, name):
+        prepared.validate(key, prep, name, [ROWS])
     return prep
 
 
