@@ -13,7 +13,7 @@ from pathlib import Path
 from bench import bars, compare, figures, growth, memory, pictures, plot, respawn, tail
 from bench.peers import MODELS, PEERS
 from bench.stack import ROOT
-from bench.works import DATABASE, WORKS
+from bench.works import WORKS
 from falconas.cli.table import render
 
 FIGURES = Path(".falconas/bench")
@@ -64,7 +64,7 @@ def show_memory(_: argparse.Namespace) -> None:
 
 
 def show_models(options: argparse.Namespace) -> None:
-    cells = compare.grid(MODELS, sorted(DATABASE, key=list(WORKS).index))
+    cells = compare.grid(MODELS, list(plot.PIECES))
     outcome = measured(cells, options, FIGURES / "models.json")
     print(figures.markdown(outcome))
 

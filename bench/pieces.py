@@ -63,6 +63,15 @@ def gathered(db: Any, key: int) -> list[dict[str, Any]]:
     return [cursor.execute(ONE, [each]).fetchone() for each in spread(key)]
 
 
+def pipelined(db: Any, key: int) -> list[dict[str, Any]]:
+    """Read the same rows, sending all before the first answer is read."""
+    with db.pipeline():
+        cursors = [
+            db.cursor(row_factory=dict_row).execute(ONE, [each]) for each in spread(key)
+        ]
+        return [cursor.fetchone() for cursor in cursors]
+
+
 def spread(key: int) -> list[int]:
     """Return the keys of 20 rows."""
     return [(key + 4999 * number) % ROWS for number in range(READS)]
@@ -92,4 +101,9 @@ def summed(rows: Iterable[Sequence[Any]]) -> dict[str, list[float]]:
     return found
 
 
-PIECES = {"one_row": one_row, "gathered": gathered, "aggregated": aggregated}
+PIECES = {
+    "one_row": one_row,
+    "gathered": gathered,
+    "pipelined": pipelined,
+    "aggregated": aggregated,
+}

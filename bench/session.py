@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psycopg
-from psycopg.rows import dict_row
 
 from bench import pieces
 from falconas import Context, script
@@ -65,16 +64,6 @@ def write(db: Any, key: int) -> int:
     return int(db.execute(WRITTEN, [key]).rowcount)
 
 
-def pipelined(db: Any, key: int) -> list[dict[str, Any]]:
-    """Do what `gathered` does, sending all before the first answer is read."""
-    keys = [(key + 4999 * number) % pieces.ROWS for number in range(pieces.READS)]
-    with db.pipeline():
-        cursors = [
-            db.cursor(row_factory=dict_row).execute(pieces.ONE, [each]) for each in keys
-        ]
-        return [cursor.fetchone() for cursor in cursors]
-
-
 class Steps:
     """What `--steps` can get hold of."""
 
@@ -88,7 +77,7 @@ PIECES: dict[str, Callable[[Any, int], Any]] = {
     "nothing": nothing,
     "one_row": pieces.one_row,
     "gathered": pieces.gathered,
-    "pipelined": pipelined,
+    "pipelined": pieces.pipelined,
     "write": write,
 }
 

@@ -32,6 +32,7 @@ WORKS = {
     "echo_1m": Work("Echo of 1 MB", 1_000_000, (1, 16)),
     "one_row": Work("One row, by its primary key"),
     "gathered": Work("20 such reads, one answer"),
+    "pipelined": Work("20 such reads in a pipeline (asyncpg: has none)"),
     "aggregated": Work("10,000 rows aggregated in Python"),
 }
 ECHOES = frozenset(name for name, work in WORKS.items() if work.size)
@@ -65,7 +66,7 @@ def check(work: str, key: int, value: Any) -> None:
     """
     if work == "one_row":
         right = value == row(key)
-    elif work == "gathered":
+    elif work in {"gathered", "pipelined"}:
         keys = spread(key)
         right = [each["id"] for each in value] == keys and value[-1] == row(keys[-1])
     else:

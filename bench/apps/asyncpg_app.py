@@ -35,6 +35,7 @@ async def aggregated(connection: Any, key: int) -> Any:
 
 
 WORKS = {each.__name__: each for each in (one_row, gathered, aggregated)}
+WORKS["pipelined"] = gathered  # asyncpg has no pipelines
 
 
 async def begin() -> None:

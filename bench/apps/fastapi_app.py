@@ -35,11 +35,16 @@ def gathered(key: int) -> list[dict[str, Any]]:
         return pieces.gathered(connection, key)
 
 
+def pipelined(key: int) -> list[dict[str, Any]]:
+    with pool.connection() as connection:
+        return pieces.pipelined(connection, key)
+
+
 def aggregated(key: int) -> dict[str, list[float]]:
     with pool.connection() as connection:
         return pieces.aggregated(connection, key)
 
 
 app = FastAPI(lifespan=lifespan)
-for endpoint in (one_row, gathered, aggregated):
+for endpoint in (one_row, gathered, pipelined, aggregated):
     app.add_api_route(f"/{endpoint.__name__}", endpoint)

@@ -28,11 +28,16 @@ async def gathered(key: int) -> list[dict[str, Any]]:
     return found
 
 
+async def pipelined(key: int) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = await bare.run("pipelined", key)
+    return found
+
+
 async def aggregated(key: int) -> dict[str, list[float]]:
     found: dict[str, list[float]] = await bare.run("aggregated", key)
     return found
 
 
 app = FastAPI(lifespan=lifespan)
-for endpoint in (one_row, gathered, aggregated):
+for endpoint in (one_row, gathered, pipelined, aggregated):
     app.add_api_route(f"/{endpoint.__name__}", endpoint)

@@ -92,6 +92,13 @@ class Joined:
             cursor.execute(query, values)
         return cursor
 
+    @contextmanager
+    def pipeline(self) -> Iterator[None]:
+        with self._connection.pipeline():
+            self._connection.execute(BEGIN_READ)
+            self._begun = True
+            yield
+
 
 def with_reset(piece: Piece) -> Piece:
     """Run a piece of work as FalconAS does."""

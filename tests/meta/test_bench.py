@@ -155,11 +155,13 @@ class TestChecks:
         right: dict[str, Any] = {
             "one_row": row(3),
             "gathered": [{"id": key} for key in keys[:-1]] + [row(keys[-1])],
+            "pipelined": [{"id": key} for key in keys[:-1]] + [row(keys[-1])],
             "aggregated": {"a": [4_000, 1, 1.0], "b": [6_000, 1, 1.0]},
         }
         wrong: dict[str, Any] = {
             "one_row": row(4),
             "gathered": right["gathered"][:-1],
+            "pipelined": [*right["gathered"][:-1], row(4)],
             "aggregated": {"a": [9_999, 1, 1.0]},
         }
         assert right.keys() == DATABASE
@@ -267,7 +269,7 @@ class TestMeasuring:
 
 class TestDocuments:
     def test_every_model_is_in_the_picture(self) -> None:
-        cells = grid(MODELS, DATABASE)
+        cells = grid(MODELS, plot.PIECES)
         picture = ET.fromstring(plot.svg(figures(map(sample, cells))))
 
         marks = [each for each in picture.iter() if each.tag.endswith("circle")]
