@@ -83,7 +83,7 @@ def test_a_standby_tells_whom_it_follows(cluster: EmbeddedCluster) -> None:
     for name, rights in (("plain", ""), ("watcher", "IN ROLE pg_monitor")):
         cluster["n1"].execute(f"DROP ROLE IF EXISTS {name}")
         cluster["n1"].execute(f"CREATE ROLE {name} LOGIN PASSWORD 'x' {rights}")
-    cluster.wait_until_caught_up()
+    note_timeline(cluster, "n1")  # there may have been promotions before
     nodes = [
         Node(user, make_conninfo(cluster["n3"].dsn(), user=user, password="x"))
         for user in ("plain", "watcher")
@@ -98,10 +98,15 @@ def test_a_standby_tells_whom_it_follows(cluster: EmbeddedCluster) -> None:
         assert timelines() == [before, before]
         cluster.promote(cluster["n2"])
         until(lambda: timelines() == [before, before + 1], "n3 does not follow n2")
-        cluster["n2"].execute("CHECKPOINT")
-        cluster.wait_until_caught_up([cluster["n3"]])
-        cluster["n3"].execute("CHECKPOINT")
+        note_timeline(cluster, "n2")
         assert timelines() == [before + 1, before + 1]
+
+
+def note_timeline(cluster: EmbeddedCluster, primary: str) -> None:
+    """Have n3 note on which timeline the primary is."""
+    cluster[primary].execute("CHECKPOINT")
+    cluster.wait_until_caught_up([cluster["n3"]])
+    cluster["n3"].execute("CHECKPOINT")
 
 
 def test_a_node_that_is_down_says_why_and_is_found_again(
