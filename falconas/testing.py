@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from falconas.codec import decode_params, decode_value, encode_params, encode_result
-from falconas.database.facade import Database, Lease
+from falconas.database.blocks import Lease
+from falconas.database.facade import Database
 from falconas.database.session import Session
 from falconas.worker.context import Context
 from falconas.worker.declaration import Access, declared

@@ -21,7 +21,7 @@ def reloading(folder: Path, reload: Callable[[], None]) -> Iterator[None]:
     try:
         from watchfiles import watch
     except ImportError:
-        log.info(
+        log.warning(
             "changed scripts are not reloaded by themselves:"
             " pip install 'falconas[dev]', or use `falconas reload`"
         )

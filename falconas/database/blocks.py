@@ -1,4 +1,4 @@
-"""What the blocks of `ctx.db` lend a script: a savepoint or transaction, a COPY."""
+"""What is lent to a script: its session, a savepoint or transaction, a COPY."""
 
 from __future__ import annotations
 
@@ -11,7 +11,36 @@ from psycopg import pq
 if TYPE_CHECKING:
     from psycopg.abc import Buffer
 
+    from falconas.database.session import Session
+
 TupleRow = tuple[Any, ...]
+
+_ENDED = "the request has ended, and ctx.db with it"
+
+
+class Lease:
+    """A session lent to one request.
+
+    Attributes:
+        over: Any further use is refused.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.over = False
+        self._session: Session | None = session
+        self._why = _ENDED
+
+    @property
+    def session(self) -> Session:
+        """The session, as long as the request lasts."""
+        session = self._session
+        if session is None:
+            raise psycopg.InterfaceError(self._why)
+        return session
+
+    def end(self, why: str = _ENDED) -> None:
+        """Refuse any further use."""
+        self.over, self._session, self._why = True, None, why
 
 
 class Savepoint(psycopg.Transaction):

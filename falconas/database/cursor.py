@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 Row = TypeVar("Row")
 
 AHEAD = 50  # rows
+TEXT = 200  # characters of a statement, for the log
 _FAILED = pq.ExecStatus.FATAL_ERROR
 _SYNC = pq.ExecStatus.PIPELINE_SYNC
 _ROWS = pq.ExecStatus.TUPLES_OK
@@ -218,7 +219,23 @@ class Cursor(psycopg.Cursor[Row]):
             self._send_prepare(name, pgq)
         self._send(pgq, prep, name, binary)
         key = here._prepared.sent(pgq, prep, name)  # noqa: SLF001
-        pipeline.ask(partial(self._take, pgq, prep, name, key))
+        pipeline.ask(partial(self._take_later, pgq, prep, name, key))
+
+    def _take_later(
+        self,
+        pgq: PostgresQuery,
+        prep: Prepare,
+        name: bytes,
+        key: Key | None,
+        answers: list[PGresult],
+    ) -> None:
+        """Take an answer; where it is raised, nothing else tells whose it is."""
+        try:
+            self._take(pgq, prep, name, key, answers)
+        except psycopg.Error as error:
+            text = pgq.query.decode(self._encoding, errors="replace")
+            error.add_note(f"in a pipeline, by: {' '.join(text.split())[:TEXT]}")
+            raise
 
     def _send(
         self,

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, overload
 
 import psycopg
 
-from falconas.database.blocks import Copy, Savepoint, refuse
+from falconas.database.blocks import Copy, Lease, Savepoint, refuse
 from falconas.database.statements import is_plain
 
 if TYPE_CHECKING:
@@ -23,37 +23,21 @@ if TYPE_CHECKING:
     from psycopg.rows import RowFactory
 
     from falconas.database.cursor import Cursor as PsycopgCursor
-    from falconas.database.session import Session
 
 Row = TypeVar("Row")
 TupleRow = tuple[Any, ...]
 
-_ENDED = "the request has ended, and ctx.db with it"
-
-
-class Lease:
-    """A session lent to one request.
-
-    Attributes:
-        over: Any further use is refused.
-    """
-
-    def __init__(self, session: Session) -> None:
-        self.over = False
-        self._session: Session | None = session
-        self._why = _ENDED
-
-    @property
-    def session(self) -> Session:
-        """The session, as long as the request lasts."""
-        session = self._session
-        if session is None:
-            raise psycopg.InterfaceError(self._why)
-        return session
-
-    def end(self, why: str = _ENDED) -> None:
-        """Refuse any further use."""
-        self.over, self._session, self._why = True, None, why
+_INSTEAD = (
+    dict.fromkeys(
+        ("commit", "rollback"),
+        ": what `run` did is committed when it returns, and rolled back when it raises",
+    )
+    | dict.fromkeys(
+        ("close", "cancel", "autocommit", "isolation_level", "read_only", "info"),
+        ": the connection is the worker's",
+    )
+    | {"row_factory": ": give `row_factory` to execute() or cursor()"}
+)
 
 
 class Database:
@@ -65,8 +49,15 @@ class Database:
     itself, and `transaction()` makes a transaction.
     """
 
+    __slots__ = ("_lease",)
+
     def __init__(self, lease: Lease) -> None:
         self._lease = lease
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise AttributeError(f"ctx.db has no {name}{_INSTEAD.get(name, '')}")
 
     @overload
     def execute(
@@ -186,6 +177,8 @@ class Database:
 class Cursor(Generic[Row]):
     """psycopg's cursor, without its connection."""
 
+    __slots__ = ("_lease", "_raw", "_row_factory")
+
     def __init__(self, lease: Lease, row_factory: RowFactory[Row] | None) -> None:
         self._lease = lease
         self._row_factory = row_factory
@@ -200,9 +193,8 @@ class Cursor(Generic[Row]):
         binary: bool | None = None,
     ) -> Cursor[Row]:
         """Run a statement; without parameters also several, separated by `;`."""
-        session = self._lease.session
-        raw = self._open(session.connection)
-        session.execute(raw, query, params, prepare=prepare, binary=binary)
+        raw = self._open()
+        self._lease.session.execute(raw, query, params, prepare=prepare, binary=binary)
         return self
 
     def executemany(
@@ -210,9 +202,8 @@ class Cursor(Generic[Row]):
     ) -> None:
         """Run a statement once for each set of parameters, in one pipeline."""
         session = self._lease.session
-        with session.statement(joined=True, plain=is_plain(query)) as connection:
-            raw = self._open(connection)
-            raw.executemany(query, params_seq, returning=returning)
+        with session.statement(joined=True, plain=is_plain(query)):
+            self._open().executemany(query, params_seq, returning=returning)
 
     def stream(
         self, query: Query, params: Params | None = None, *, size: int = 1
@@ -220,16 +211,16 @@ class Cursor(Generic[Row]):
         """Yield rows as they arrive; nothing else can run until it ends."""
         session = self._lease.session
         opaque = not is_plain(query)
-        with session.statement(opaque=opaque, blind=True) as connection:
-            yield from self._open(connection).stream(query, params, size=size)
+        with session.statement(opaque=opaque, blind=True):
+            yield from self._open().stream(query, params, size=size)
 
     @contextmanager
     def copy(self, statement: Query, params: Params | None = None) -> Iterator[Copy]:
         """Run COPY FROM STDIN or COPY TO STDOUT."""
         opaque = not is_plain(statement)
         with (
-            self._lease.session.statement(opaque=opaque, blind=True) as connection,
-            self._open(connection).copy(statement, params) as copy,
+            self._lease.session.statement(opaque=opaque, blind=True),
+            self._open().copy(statement, params) as copy,
         ):
             yield Copy(copy)
 
@@ -287,7 +278,25 @@ class Cursor(Generic[Row]):
     @property
     def description(self) -> list[psycopg.Column] | None:
         """The columns of the result, None if it has none."""
-        return self._loaded().description
+        return self._open().description
+
+    @property
+    def arraysize(self) -> int:
+        """How many rows `fetchmany` returns if it is not told."""
+        return self._open().arraysize
+
+    @arraysize.setter
+    def arraysize(self, rows: int) -> None:
+        self._open().arraysize = rows
+
+    @property
+    def row_factory(self) -> RowFactory[Row]:
+        """What makes the rows, also those that are left of a result."""
+        return self._open().row_factory
+
+    @row_factory.setter
+    def row_factory(self, factory: RowFactory[Row]) -> None:
+        self._open().row_factory = factory
 
     @property
     def rowcount(self) -> int:
@@ -302,23 +311,20 @@ class Cursor(Generic[Row]):
     @property
     def adapters(self) -> AdaptersMap:
         """Adapters of this cursor alone."""
-        return self._open(self._lease.session.connection).adapters
+        return self._open().adapters
 
     @property
     def connection(self) -> NoReturn:
         """Scripts have no connection."""
         refuse()
 
-    def _open(self, connection: psycopg.Connection[Any]) -> PsycopgCursor[Row]:
-        if self._raw is None:
-            raw: Any = (
-                connection.cursor(row_factory=self._row_factory)
-                if self._row_factory
-                else connection.cursor()
-            )
-            self._raw = raw
-            return cast("PsycopgCursor[Row]", raw)
-        return self._raw
+    def _open(self) -> PsycopgCursor[Row]:
+        connection = self._lease.session.connection
+        raw = self._raw
+        if raw is None:
+            made: Any = connection.cursor(row_factory=self._row_factory)  # type: ignore[arg-type]
+            raw = self._raw = made
+        return raw
 
     def _loaded(self) -> PsycopgCursor[Row]:
         raw = self._raw if self._lease.session else None

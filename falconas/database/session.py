@@ -125,7 +125,7 @@ class Session(Working):
         if is_busy(self._connection):
             self.sound = False
             raise ScriptError(
-                "the script left a statement, stream or COPY running",
+                "the script left a statement, a pipeline, stream or COPY open",
                 started=Started.YES,
             )
         status = self._pgconn.transaction_status

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 
 from falconas.codec import decode_params
-from falconas.database.facade import Lease
+from falconas.database.blocks import Lease
 from falconas.database.session import Session
 from falconas.database.unserved import Behind, SessionLost, Unserved
 from falconas.errors import CLASSES, FalconError, InvalidArgument, ScriptError, Started

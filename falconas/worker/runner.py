@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypedDict, Unpack
 
 from falconas.codec import encode_params, encode_result
-from falconas.database.facade import Database, Lease
+from falconas.database.blocks import Lease
+from falconas.database.facade import Database
 from falconas.database.session import ConnectFailed, Session
 from falconas.database.unserved import Unserved
 from falconas.errors import (

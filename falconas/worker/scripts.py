@@ -10,6 +10,7 @@ says where and why.
 from __future__ import annotations
 
 import hashlib
+import linecache
 import os
 import stat
 import sys
@@ -219,6 +220,9 @@ def _execute(path: Path, name: str, text: str) -> ModuleType:
     module.__file__ = str(path)
     sys.modules[module.__name__] = module  # annotations are looked up there
     try:
+        # For tracebacks: the file may change while this goes on serving.
+        lines = text.splitlines(keepends=True)
+        linecache.cache[str(path)] = len(text), None, lines, str(path)
         exec(compile(text, path, "exec", dont_inherit=True), vars(module))  # noqa: S102
     except KeyboardInterrupt:
         raise

@@ -59,14 +59,18 @@ def stopped(
     """
     late = cause is Cause.DEADLINE
     cls: type[FalconError] = DeadlineExceeded if late else Cancelled
-    what = f"{'the budget ran out' if late else 'cancelled'} after {elapsed:.1f} s"
+    what = f"{'the budget ran out' if late else 'cancelled'} after {_time(elapsed)}"
     if late and awaited:  # that was not the script's doing
-        what += f": node {node} had not answered for {awaited:.1f} s"
+        what += f": node {node} had not answered for {_time(awaited)}"
     if doubtful:
         text = f"{what}; what the script did up to there may be committed"
         return cls(text, started=Started.UNKNOWN)
     text = f"{what}; rolled back"
     return cls(text, started=Started.YES, retry_safe=idempotent)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 1.0 else f"{seconds * 1000:.0f} ms"
 
 
 def describe(error: BaseException) -> str:

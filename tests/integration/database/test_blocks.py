@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from falconas.database.blocks import refuse
-from falconas.database.facade import Database, Lease
+from falconas.database.blocks import Lease, refuse
+from falconas.database.facade import Database
 from falconas.database.session import Session
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ import pytest
 from psycopg import sql
 from psycopg.rows import dict_row, scalar_row
 
+from falconas.database.blocks import Lease
 from falconas.database.cursor import AHEAD
-from falconas.database.facade import Database, Lease
+from falconas.database.facade import Database
 from falconas.database.session import Session
 from falconas.errors import ScriptError, Started
 
@@ -296,3 +297,38 @@ def test_rows_before_one_that_cannot_be_made_do_come(reading: Database) -> None:
     assert [next(rows) for _ in range(29)] == 29 * [(date(2026, 1, 1),)]
     with pytest.raises(psycopg.DataError):
         next(rows)
+
+
+def test_a_cursor_may_change_what_it_makes_of_rows(reading: Database) -> None:
+    cursor: Any = reading.cursor()
+    assert cursor.description is None
+    cursor.row_factory = dict_row
+    cursor.arraysize = 2
+    cursor.execute("SELECT generate_series(1, 4) AS a")
+    assert cursor.fetchmany() == [{"a": 1}, {"a": 2}]
+    cursor.row_factory = scalar_row
+    assert cursor.fetchone() == 3
+    assert (cursor.row_factory, cursor.arraysize) == (scalar_row, 2)
+
+
+@pytest.mark.parametrize("name", ["row_factory", "autocommit", "anything"])
+def test_what_would_be_of_no_effect_cannot_be_set(reading: Database, name: str) -> None:
+    with pytest.raises(AttributeError, match=name):
+        setattr(reading, name, dict_row)
+    with pytest.raises(AttributeError, match="anything"):
+        reading.cursor().anything = 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("commit", "committed when it returns"),
+        ("rollback", "rolled back when it raises"),
+        ("row_factory", "give `row_factory` to"),
+        ("autocommit", "the connection is the worker's"),
+        ("anything", "ctx.db has no anything"),
+    ],
+)
+def test_what_it_lacks_is_told(reading: Database, name: str, instead: str) -> None:
+    with pytest.raises(AttributeError, match=instead):
+        getattr(reading, name)

@@ -10,7 +10,8 @@ import psycopg
 import pytest
 
 from falconas.database import flight
-from falconas.database.facade import Database, Lease
+from falconas.database.blocks import Lease
+from falconas.database.facade import Database
 from falconas.database.session import Session
 from tests.proxy import Proxy
 from tests.session_probe import probe

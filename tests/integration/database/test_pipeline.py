@@ -104,3 +104,15 @@ def test_a_pipeline_within_another_waits_for_what_came_before(
         lock(here)
         with here.pipeline():
             assert is_locked(here, other)
+
+
+def test_an_error_says_which_statement_it_was(here: Connection) -> None:
+    def work() -> None:
+        with here.pipeline():
+            for divisor in (1, 0, 1):
+                here.execute("SELECT 1 /\n    %s", [divisor])
+
+    with pytest.raises(psycopg.errors.DivisionByZero) as caught:
+        work()
+    assert caught.value.__notes__ == ["in a pipeline, by: SELECT 1 / $1"]
+    assert "pipeline" not in str(caught.value)  # which the caller gets

@@ -12,7 +12,8 @@ from psycopg.rows import dict_row
 from psycopg.types.string import StrDumper
 
 from falconas.database import flight
-from falconas.database.facade import Database, Lease
+from falconas.database.blocks import Lease
+from falconas.database.facade import Database
 from falconas.database.reset import DISCARD, ROLLBACK, SOFT
 from falconas.database.session import Session
 from tests.session_probe import probe

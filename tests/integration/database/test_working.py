@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from falconas.database.facade import Database, Lease
+from falconas.database.blocks import Lease
+from falconas.database.facade import Database
 from falconas.database.session import Session
 from falconas.errors import Aborted, ScriptError, Started
 

@@ -11,7 +11,8 @@ import psycopg
 import pytest
 
 from falconas.codec import decode_value, encode_params
-from falconas.database.facade import Database, Lease
+from falconas.database.blocks import Lease
+from falconas.database.facade import Database
 from falconas.database.session import Session
 from falconas.errors import Code
 from falconas.protocol import Kind, Request

@@ -13,7 +13,8 @@ import psycopg
 import pytest
 import zmq
 
-from falconas.database.facade import Database, Lease
+from falconas.database.blocks import Lease
+from falconas.database.facade import Database
 from falconas.database.session import Session
 from falconas.worker.forks import LEFT, Forks
 from tests.child import in_child

@@ -539,4 +539,4 @@ def test_not_installed_it_only_runs() -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_whose_time_it_was_is_said(stage: Stage, name: str, waits: bool) -> None:
     message = error(stage.call(name, budget=0.3))["message"]
-    assert (": node main had not answered for 0." in message) is waits
+    assert (": node main had not answered for " in message) is waits

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from typing import TYPE_CHECKING
 
 import pytest
@@ -266,3 +267,16 @@ def test_other_groups_make_another_set_of_scripts(tmp_path: Path) -> None:
     one = of_groups(tmp_path, one=Group()).hash
     assert of_groups(tmp_path, one=Group(size=3)).hash == one
     assert of_groups(tmp_path, two=Group()).hash != one
+
+
+def test_a_traceback_shows_what_runs_and_not_what_the_file_has_become(
+    tmp_path: Path,
+) -> None:
+    path = write(tmp_path, "fails.py", "def run(ctx):\n    return 1 / 0  # old\n")
+    script = load(tmp_path).scripts["fails"]
+    path.write_text("def run(ctx):\n    return 1  # new\n")
+    with pytest.raises(ZeroDivisionError) as caught:
+        script.run(None)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "# old" in shown
+    assert "# new" not in shown

@@ -86,7 +86,7 @@ def test_a_stopped_script_says_why_and_what_became_of_its_work(
     assert (late.started, late.retry_safe) == (Started.YES, idempotent)
     unsure = stopped(Cause.CANCEL, 0.3, doubtful=True, idempotent=idempotent)
     assert isinstance(unsure, Cancelled)
-    assert unsure.message.startswith("cancelled after 0.3 s; what the script did")
+    assert unsure.message.startswith("cancelled after 300 ms; what the script did")
     assert (unsure.started, unsure.retry_safe) == (Started.UNKNOWN, False)
 
 
