@@ -25,6 +25,12 @@ DRAWN = {
 }
 PAGES = {"performance.md": ("models", "peers"), "performance-all.md": ("full",)}
 WIDTH = 100
+LEGEND = """\
+Medians of the rounds. ratio: to zmq.proxy for echoes, else to two direct psycopg
+loops with reset, if they were measured; CPU: microseconds for each request, by role;
+switches: of all processes, for each request; others: processors that were used by
+what does not belong to it.
+"""
 
 
 def show_peers(options: argparse.Namespace) -> None:
@@ -39,6 +45,7 @@ def show_peers(options: argparse.Namespace) -> None:
     name = "some" if chosen else "full" if options.full else "peers"
     outcome = measured(cells, options, FIGURES / f"{name}.json")
     print(figures.markdown(outcome))
+    print(LEGEND)
     print(bars.markdown(figures.figures(outcome.samples)))
 
 
@@ -46,6 +53,8 @@ def measured(
     cells: list[compare.Cell], options: argparse.Namespace, path: Path
 ) -> compare.Outcome:
     """Measure, and keep the single figures."""
+    if not cells or options.rounds < 1:
+        sys.exit("nothing to measure: no round, or no such work of such a peer")
     times = compare.Times(options.warm, options.seconds, options.rounds)
     outcome = compare.run(cells, times, options.nice)
     compare.save(outcome, path)
@@ -173,7 +182,10 @@ def parser() -> argparse.ArgumentParser:
         "--peers", type=among({**PEERS}), help="some: " + ", ".join(PEERS)
     )
     made.add_argument(
-        "--works", type=among({**WORKS}), help="some: " + ", ".join(WORKS)
+        "--works",
+        type=among({**WORKS}),
+        help="what is asked for, some: "
+        + "; ".join(f"{name}: {work.title}" for name, work in WORKS.items()),
     )
     made.add_argument(
         "--outstanding",
