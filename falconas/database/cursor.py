@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 Row = TypeVar("Row")
 
 AHEAD = 50  # rows
+PARAMETERS = 65_535  # of a statement, by the protocol
 TEXT = 200  # characters of a statement, for the log
 _FAILED = pq.ExecStatus.FATAL_ERROR
 _SYNC = pq.ExecStatus.PIPELINE_SYNC
@@ -90,8 +91,6 @@ class Cursor(psycopg.Cursor[Row]):
             )
             return
         prepared = here._prepared  # noqa: SLF001
-        if prepared._to_flush:  # noqa: SLF001 - by the answers of a pipeline
-            yield from prepared.maintain_gen(here)
         self._reset()
         if not self._last_query or self._last_query is not query:
             self._last_query = None
@@ -103,12 +102,13 @@ class Cursor(psycopg.Cursor[Row]):
             yield from pipeline._communicate_gen()  # noqa: SLF001
         elif here.due or prep is Prepare.SHOULD:
             answers = yield from self._in_one(pgq, prep, name, binary)
-            self._take(pgq, prep, name, prepared.sent(pgq, prep, name), answers)
+            key = prepared.sent(pgq, prep, name)
+            self._take(pgq.query, prep, name, key, answers)
         else:
             self._send(pgq, prep, name, binary)
             key = prepared.sent(pgq, prep, name)
             answers = yield from execute(self._pgconn)
-            self._take(pgq, prep, name, key, answers)
+            self._take(pgq.query, prep, name, key, answers)
         self._last_query = query
         if prepared._to_flush:  # noqa: SLF001
             yield from prepared.maintain_gen(here)
@@ -118,10 +118,15 @@ class Cursor(psycopg.Cursor[Row]):
     ) -> PostgresQuery:
         """Do what psycopg's does, looking up what depends on the text alone."""
         tx = self._tx
-        if params is None or (found := layout(query, tx.encoding)) is None:
-            return super()._convert_query(query, params)
-        if (values := found.values(params)) is None:  # psycopg says what is wrong
-            return super()._convert_query(query, params)
+        found = layout(query, tx.encoding) if params is not None else None
+        values = found.values(params) if found and params is not None else None
+        if found is None or values is None:  # psycopg says what is wrong
+            pgq = super()._convert_query(query, params)
+            if len(pgq.types) > PARAMETERS:  # within a pipeline it would be too late
+                raise psycopg.OperationalError(
+                    f"number of parameters must be between 0 and {PARAMETERS}"
+                )
+            return pgq
         pgq = PostgresQuery(tx)
         pgq.query, pgq._want_formats, pgq._order, pgq._parts, _ = found  # noqa: SLF001
         pgq.params = tx.dump_sequence(values, found.formats)
@@ -131,7 +136,7 @@ class Cursor(psycopg.Cursor[Row]):
 
     def _take(
         self,
-        pgq: PostgresQuery,
+        query: bytes,
         prep: Prepare,
         name: bytes,
         key: Key | None,
@@ -143,19 +148,23 @@ class Cursor(psycopg.Cursor[Row]):
             prepared.validate(key, prep, name, answers)
         result = answers[0] if len(answers) == 1 else None
         tag = result and result.status == _ROWS and result.command_status
-        if not result or not tag or not tag.startswith(b"SELECT"):
+        if (
+            not (result and tag and tag.startswith(b"SELECT"))
+            or self._execmany_returning is not None  # since it was sent
+        ):
             self._check_results(answers)
             self._set_results(answers)
             return
         self._results, self.pgresult, self._statusmessage = answers, result, tag
+        self._pos = self._iresult = 0
         self._tx.set_pgresult(result)
         self._rowcount = result.ntuples
-        self._make_row = prepared.row_maker(pgq, name, self)
+        self._make_row = prepared.row_maker(query, name, self)
 
     def fetchone(self) -> Row | None:
         """Return the next row, None if there is none."""
         result, position = self.pgresult, self._pos
-        if result is None or result.status != _ROWS:
+        if result is None or result.status != _ROWS or self._closed:
             return super().fetchone()
         if position >= result.ntuples:
             return None
@@ -198,8 +207,10 @@ class Cursor(psycopg.Cursor[Row]):
         """Do what psycopg's does, for `executemany`, which makes a pipeline."""
         here = self._conn
         begin, here.due = here.due, None
-        if begin and here._pipeline:  # noqa: SLF001
-            here._pipeline.command(begin)  # noqa: SLF001
+        if pipeline := here._pipeline:  # noqa: SLF001
+            if begin:
+                pipeline.command(begin)
+            pipeline.weigh(pgq.params)
         yield from super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
 
     def _queue(
@@ -219,11 +230,12 @@ class Cursor(psycopg.Cursor[Row]):
             self._send_prepare(name, pgq)
         self._send(pgq, prep, name, binary)
         key = here._prepared.sent(pgq, prep, name)  # noqa: SLF001
-        pipeline.ask(partial(self._take_later, pgq, prep, name, key))
+        pipeline.weigh(pgq.params)
+        pipeline.ask(partial(self._take_later, pgq.query, prep, name, key))
 
     def _take_later(
         self,
-        pgq: PostgresQuery,
+        query: bytes,
         prep: Prepare,
         name: bytes,
         key: Key | None,
@@ -231,9 +243,9 @@ class Cursor(psycopg.Cursor[Row]):
     ) -> None:
         """Take an answer; where it is raised, nothing else tells whose it is."""
         try:
-            self._take(pgq, prep, name, key, answers)
+            self._take(query, prep, name, key, answers)
         except psycopg.Error as error:
-            text = pgq.query.decode(self._encoding, errors="replace")
+            text = query.decode(self._encoding, errors="replace")
             error.add_note(f"in a pipeline, by: {' '.join(text.split())[:TEXT]}")
             raise
 

@@ -11,7 +11,7 @@ Only the tags tell. What a function does behind a SELECT is not seen.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -22,6 +22,7 @@ from psycopg.rows import dict_row, namedtuple_row, scalar_row, tuple_row
 from falconas.database.reset import may_rename
 
 if TYPE_CHECKING:
+    from psycopg._connection_base import BaseConnection
     from psycopg._queries import PostgresQuery
     from psycopg.pq.abc import PGresult
     from psycopg.rows import RowMaker
@@ -74,7 +75,7 @@ class Prepared(PrepareManager):
         return None
 
     def row_maker(
-        self, query: PostgresQuery, name: bytes, cursor: psycopg.Cursor[Any]
+        self, query: bytes, name: bytes, cursor: psycopg.Cursor[Any]
     ) -> RowMaker[Any]:
         """Return what makes the rows of an answer to a query.
 
@@ -87,7 +88,7 @@ class Prepared(PrepareManager):
         if known is not None and known[0] is factory:
             return known[1]
         maker = factory(cursor)
-        own = name and _has_columns(query.query)
+        own = name and _has_columns(query)
         if own and any(factory is one for one in _BY_NAMES):
             if len(self._makers) >= self.prepared_max:
                 self._makers.clear()
@@ -108,6 +109,12 @@ class Prepared(PrepareManager):
         if _commits(key[0]) and any(tag_of(result) == "ROLLBACK" for result in results):
             self.undone = NO_COMMIT
         super().validate(key, prep, name, results)
+
+    def maintain_gen(self, conn: BaseConnection[Any]) -> Generator[Any, Any, None]:
+        """Have the server forget, and with it what was prepared meanwhile."""
+        if None in self._to_flush:
+            self._names.clear()
+        yield from super().maintain_gen(conn)
 
     def _should_discard(
         self, prep: Prepare, results: Sequence[PGresult], *_: Any

@@ -24,6 +24,7 @@ _PLAIN = {
 _BLANK = "; \n\t"
 _REMEMBERED = 1000  # statements, none of them longer than
 _LENGTH = 4000  # characters
+_LAYOUTS, _PLACES = 256, 50  # a text of a thousand places takes 100 KB
 
 
 class Layout(NamedTuple):
@@ -56,14 +57,14 @@ class Layout(NamedTuple):
 
 
 def layout(query: Query, encoding: str) -> Layout | None:
-    """Return what psycopg makes of a query with parameters; None if it is no text.
+    """Return what psycopg makes of a query with parameters; None if it is no usual one.
 
     Raises:
         psycopg.ProgrammingError: Its placeholders are none.
     """
-    if type(query) is str and len(query) <= _LENGTH:
-        return _layout(query, encoding)
-    return None
+    if type(query) is not str or len(query) > _LENGTH or query.count("%") > _PLACES:
+        return None
+    return _layout(query, encoding)
 
 
 def look(query: Query, params: Params | None) -> tuple[bool, bool]:
@@ -99,7 +100,7 @@ def _look(query: str) -> tuple[bool, bool]:
     return is_single(query, None), is_plain(query)
 
 
-@lru_cache(_REMEMBERED)
+@lru_cache(_LAYOUTS)
 def _layout(query: str, encoding: str) -> Layout:
     found = _query2pg_nocache(query.encode(encoding), encoding)
     order, parts = found[2:]

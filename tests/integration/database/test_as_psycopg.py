@@ -318,3 +318,21 @@ def test_whoever_does_the_same_sees_the_same(
         side.begin()
     for each in steps:
         assert ours.do(*each) == theirs.do(*each), each
+
+
+@pytest.mark.parametrize("returning", [False, True])
+def test_a_cursor_may_have_more_asked_before_it_is_answered(
+    sides: tuple[Side, Side], returning: bool
+) -> None:
+    def work(side: Side) -> Any:
+        side.begin()
+        cursor = side.cursor
+        with side.connection.pipeline():
+            cursor.execute("SELECT 1")
+            cursor.execute("SELECT 2")
+            cursor.executemany("SELECT %s", [], returning=returning)
+        found = rows(cursor), len(cursor._results)
+        return cursor.rowcount, cursor.statusmessage, found
+
+    theirs, ours = sides
+    assert work(ours) == work(theirs)

@@ -520,7 +520,7 @@ def test_unknown_and_broken_scripts_are_not_found(stage: Stage) -> None:
 def test_an_open_stream_is_closed_or_costs_the_connection(stage: Stage) -> None:
     assert "in the middle" in stage.error("stream", how="raise")["message"]
     assert stage.runner.reset()
-    assert "running" in stage.error("stream", how="keep")["message"]
+    assert "stream or COPY open" in stage.error("stream", how="keep")["message"]
     assert not stage.runner.reset()
     module = stage.runner.loaded.scripts["stream"].run.__globals__
     module["kept"].close()

@@ -59,7 +59,7 @@ def maker(prepared: Prepared, text: str, name: bytes, factory: Any = dict_row) -
     cursor: Any = SimpleNamespace(
         row_factory=factory, pgresult=result, _encoding="utf-8"
     )
-    return prepared.row_maker(query(text), name, cursor)
+    return prepared.row_maker(text.encode(), name, cursor)
 
 
 def test_the_rows_of_a_prepared_query_are_made_alike(prepared: Prepared) -> None:

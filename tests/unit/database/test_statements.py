@@ -87,4 +87,6 @@ def test_values_are_in_the_order_of_their_places(
 
 def test_what_is_no_text_or_a_long_one_is_left_to_psycopg() -> None:
     assert layout(b"SELECT %s", "utf-8") is None
+    assert layout("SELECT " + ",".join(["%s"] * 50), "utf-8") is not None
+    assert layout("SELECT " + ",".join(["%s"] * 51), "utf-8") is None
     assert layout("SELECT %s" + " " * 4000, "utf-8") is None
