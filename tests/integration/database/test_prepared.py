@@ -106,3 +106,29 @@ def test_coroutines_are_spared_as_well(database: str) -> None:
                     assert len(cursor.description or ()) == columns.count("text")
 
     asyncio.run(work())
+
+
+def test_what_is_prepared_after_a_change_in_a_pipeline_stays(pool: NodePool) -> None:
+    """psycopg has the server forget all only after the next statement."""
+    with pool.connection() as connection:
+        connection.execute("SELECT 1", prepare=True)
+        with connection.pipeline():
+            connection.execute("CREATE TEMP TABLE v (n int)")
+        for _ in range(3):
+            assert connection.execute("SELECT * FROM v", prepare=True).fetchall() == []
+
+
+def test_so_it_does_for_coroutines(database: str) -> None:
+    async def work() -> None:
+        async with (
+            AsyncNodePool(database, PoolOptions(max_size=1)) as pool,
+            pool.connection() as connection,
+        ):
+            await connection.execute("SELECT 1", prepare=True)
+            async with connection.pipeline():
+                await connection.execute("CREATE TEMP TABLE v (n int)")
+            for _ in range(3):
+                cursor = await connection.execute("SELECT * FROM v", prepare=True)
+                assert await cursor.fetchall() == []
+
+    asyncio.run(work())
