@@ -92,9 +92,13 @@ class Connection(psycopg.Connection[Any]):
                 self._check_connection_ok()
                 pipeline = self._pipeline = Pipeline(self)
         pipeline.__enter__()
-        if self.due:
-            pipeline.command(self.due)
-            self.due = None
+        self.pipe_due(pipeline)
+
+    def pipe_due(self, pipeline: Pipeline) -> None:
+        """Have the pipeline send first what is due."""
+        due, self.due = self.due, None
+        if due:
+            pipeline.command(due)
 
     def leave_pipeline(self, error: BaseException | None) -> None:
         """Read all answers that are left; raises the first error among them."""

@@ -205,11 +205,8 @@ class Cursor(psycopg.Cursor[Row]):
         binary: bool | None = None,
     ) -> Generator[Any, Any, None]:
         """Do what psycopg's does, for `executemany`, which makes a pipeline."""
-        here = self._conn
-        begin, here.due = here.due, None
-        if pipeline := here._pipeline:  # noqa: SLF001
-            if begin:
-                pipeline.command(begin)
+        if pipeline := self._conn._pipeline:  # noqa: SLF001
+            self._conn.pipe_due(pipeline)
             pipeline.weigh(pgq.params)
         yield from super()._maybe_prepare_gen(pgq, prepare=prepare, binary=binary)
 
@@ -223,9 +220,7 @@ class Cursor(psycopg.Cursor[Row]):
     ) -> None:
         """Have a query sent and answered by the pipeline."""
         here = self._conn
-        begin, here.due = here.due, None
-        if begin:
-            pipeline.command(begin)
+        here.pipe_due(pipeline)
         if prep is Prepare.SHOULD:
             self._send_prepare(name, pgq)
         self._send(pgq, prep, name, binary)
@@ -233,17 +228,10 @@ class Cursor(psycopg.Cursor[Row]):
         pipeline.weigh(pgq.params)
         pipeline.ask(partial(self._take_later, pgq.query, prep, name, key))
 
-    def _take_later(
-        self,
-        query: bytes,
-        prep: Prepare,
-        name: bytes,
-        key: Key | None,
-        answers: list[PGresult],
-    ) -> None:
+    def _take_later(self, query: bytes, *given: Any) -> None:
         """Take an answer; where it is raised, nothing else tells whose it is."""
         try:
-            self._take(query, prep, name, key, answers)
+            self._take(query, *given)
         except psycopg.Error as error:
             text = query.decode(self._encoding, errors="replace")
             error.add_note(f"in a pipeline, by: {' '.join(text.split())[:TEXT]}")

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -18,13 +17,6 @@ if TYPE_CHECKING:
 
 SELECT = "SELECT %s::int"
 STATUS = pq.TransactionStatus
-
-
-@pytest.fixture
-def here(postgres: EmbeddedPostgres) -> Iterator[Connection]:
-    with closing(Connection.connect(postgres.dsn(), autocommit=True)) as connection:
-        assert isinstance(connection, Connection)
-        yield connection
 
 
 @pytest.fixture

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 from psycopg._preparing import Prepare
+from psycopg.waiting import Ready
 
 from falconas.database.connection import Connection
 from falconas.database.pipeline import BATCH
@@ -14,13 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from falconas.database.embedded import EmbeddedPostgres
-
-
-@pytest.fixture
-def here(postgres: EmbeddedPostgres) -> Iterator[Connection]:
-    with closing(Connection.connect(postgres.dsn(), autocommit=True)) as connection:
-        assert isinstance(connection, Connection)
-        yield connection
 
 
 @pytest.fixture
@@ -51,6 +45,20 @@ def test_statements_are_sent_in_batches(
         lock(here)
         while not is_locked(here, other):
             other.execute("SELECT pg_sleep(0.01)")
+
+
+def test_a_batch_is_flushed_at_once(here: Connection) -> None:
+    """psycopg has its turn at the socket for each command."""
+    with here.pipeline() as pipeline:
+        for _ in range(BATCH - 1):
+            lock(here)
+        sending, turns = pipeline._send_gen(), 1
+        next(sending)
+        with suppress(StopIteration):
+            while True:
+                sending.send(Ready.W)
+                turns += 1
+        assert turns < 4
 
 
 def test_whoever_wants_an_answer_has_all_sent(
