@@ -23,10 +23,11 @@ class Lease:
 
     Attributes:
         over: Any further use is refused.
+        used: The session was asked for.
     """
 
     def __init__(self, session: Session) -> None:
-        self.over = False
+        self.over = self.used = False
         self._session: Session | None = session
         self._why = _ENDED
 
@@ -36,6 +37,7 @@ class Lease:
         session = self._session
         if session is None:
             raise psycopg.InterfaceError(self._why)
+        self.used = True
         return session
 
     def end(self, why: str = _ENDED) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import psycopg
+from msgspec import Struct
 
 from falconas.errors import Aborted, FalconError, ScriptError, Started
 
@@ -44,8 +44,7 @@ _TRANSACTION_TAGS = frozenset({"BEGIN", "START TRANSACTION", "COMMIT"})
 _LASTING_TAGS = frozenset({"PREPARE", "DEALLOCATE", "DEALLOCATE ALL", "DISCARD ALL"})
 
 
-@dataclass(slots=True)
-class TransactionState:
+class TransactionState(Struct, eq=False):
     """One request's transaction.
 
     Attributes:

@@ -122,10 +122,12 @@ class Runner:
         self._escape = escape
         self._interrupts = interrupts or Interrupts()
         self._forks = forks
+        self._unused = False  # the last request has left its session as it was
 
     def run(self, request: Request, body: bytes, deadline: float) -> Outcome:
         """Serve `request`; `deadline` is on the clock of `time.monotonic`."""
         self.finish_reset()
+        self._unused = False
         began = time.monotonic()
         extras: dict[str, Any] = {"node": self.node}
         try:
@@ -159,13 +161,13 @@ class Runner:
 
     def reset(self) -> bool:
         """Sweep the session after the reply; False: it needs to be replaced."""
-        self._slot.enter(State.RESET)
-        sound = self.session.reset()
-        self._slot.enter(State.IDLE)
-        return sound
+        return self.begin_reset() and self.finish_reset()
 
     def begin_reset(self) -> bool:
         """Begin to sweep the session; False: it needs to be replaced."""
+        if self._unused:
+            self._slot.enter(State.IDLE)
+            return self.session.sound
         self._slot.enter(State.RESET)
         sound = self.session.begin_reset()
         if not self.session.resetting:
@@ -211,11 +213,14 @@ class Runner:
         context = self._context(script, request, lease, deadline)
         attempt = Attempt(self.session, script, context, body, self._autocommit, lsn)
         packed = self._call(attempt, lease, request)
-        self.session.verify()
-        if script.access == "write" and self.session.touched:
+        writes = script.access == "write"
+        if writes or lease.used:
+            self.session.verify()
+        if writes and self.session.touched:
             self._slot.enter(State.COMMIT, id_, deadline)
             return packed, self._commit(attempt)
         self._check_end(attempt)
+        self._unused = not (writes or lease.used)
         return packed, None
 
     def _commit(self, attempt: Attempt) -> int | None:

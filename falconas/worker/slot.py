@@ -2,8 +2,8 @@
 
 A worker writes its slot, the supervisor reads it, above all when the worker is dead:
 then the slot is the only witness of what had been started. Cells are aligned and 64
-bits wide, so that no cell is ever torn, under a sequence number that is odd while the
-worker writes.
+bits wide, so that no cell is ever torn, under a sequence number that grows with each
+change and is odd while the worker writes several that belong together.
 
 The id of the last request that was started stays until the next one starts, also in
 the states RESET and IDLE: a reply that was handed to ZeroMQ may die with the process.
@@ -96,8 +96,8 @@ class Slot:
         """Note the state; with an id, also the request that it is about."""
         cells = self._cells
         sequence = cells[_SEQUENCE] | 1
-        cells[_SEQUENCE] = sequence
         if id:
+            cells[_SEQUENCE] = sequence
             cells[_ID_HIGH], cells[_ID_LOW] = _split_id(id)
             (cells[_DEADLINE],) = _unpack_bits(_pack_float(deadline))
         cells[_STATE] = state
@@ -106,12 +106,10 @@ class Slot:
     def count(self, *, error: bool) -> None:
         """Count an answered request."""
         cells = self._cells
-        sequence = cells[_SEQUENCE] | 1
-        cells[_SEQUENCE] = sequence
         cells[_SERVED] += 1
         if error:
             cells[_ERRORS] += 1
-        cells[_SEQUENCE] = sequence + 1
+        cells[_SEQUENCE] = (cells[_SEQUENCE] | 1) + 1
 
     def set_ready(self, *, ready: bool) -> None:
         """Note whether the broker may give this worker work."""
@@ -161,10 +159,8 @@ class Slot:
 
     def _write(self, index: int, value: int) -> None:
         cells = self._cells
-        sequence = cells[_SEQUENCE] | 1
-        cells[_SEQUENCE] = sequence
         cells[index] = value
-        cells[_SEQUENCE] = sequence + 1
+        cells[_SEQUENCE] = (cells[_SEQUENCE] | 1) + 1
 
     @staticmethod
     def _snapshot(cells: list[int], *, torn: bool) -> Snapshot:

@@ -621,10 +621,26 @@ def test_a_reset_under_way_is_seen_from_outside_until_it_has_ended(
     assert stage.slot.entered == [State.RESET, State.IDLE]
     assert stage.runner.finish_reset()  # there is nothing more to wait for
 
+
+def test_only_a_session_that_was_used_is_swept(stage: Stage) -> None:
     stage.slot.entered.clear()
     assert stage.call("echo", value=1).kind is Kind.OK
     assert stage.runner.begin_reset()
-    assert stage.slot.entered == [State.RUN, State.REPLY, State.RESET, State.IDLE]
+    assert stage.slot.entered == [State.RUN, State.REPLY, State.IDLE]
+    assert not stage.runner.session.resetting
+
+    stage.call("query", sql="SET work_mem = '9MB'")
+    assert stage.runner.begin_reset()
+    assert stage.runner.session.resetting
+    assert stage.call("echo", value=1).kind is Kind.OK  # waits for that
+    assert stage.runner.begin_reset()
+    assert decode_value(stage.call("query", sql="SHOW work_mem").body) == ["4MB"]
+
+    stage.runner.begin_reset()
+    stage.runner.session.close()
+    stage.slot.entered.clear()
+    assert stage.call("echo", value=1).code is Code.UNAVAILABLE
+    assert not stage.runner.begin_reset()
 
 
 def test_a_request_waits_for_the_reset_before_it(stage: Stage) -> None:
