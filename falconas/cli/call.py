@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from falconas.cli import arguments
 from falconas.cli.failures import describe_verdict
+from falconas.cli.interrupts import Interrupts
 from falconas.cli.options import options
 from falconas.cli.output import print_value, served_by
 from falconas.cli.patience import patient
@@ -82,30 +80,21 @@ def call(
             entry = broker.scripts().get(script) or {}
             known = entry.get("params") or []
         values |= arguments.convert(words, known)
-        with postponed() as interrupted:  # by then it may be under way
+        with Interrupts() as interrupts:  # once it is sent it may be under way
             outstanding = broker.submit(script, values, budget=budget)
-        try:
-            if interrupted:
-                raise KeyboardInterrupt  # noqa: TRY301
-            result = outstanding.result()
-        except KeyboardInterrupt:
-            click.echo(err=True)  # the terminal shows ^C
-            raise click.Abort(_cancelled(outstanding)) from None
+            result = _result(outstanding, interrupts)
         info = outstanding.info
     print_value(result, as_json=as_json)
     if verbose:
         click.echo(served_by(info), err=True)
 
 
-@contextmanager
-def postponed() -> Iterator[list[int]]:
-    """Note a Ctrl-C that comes in the block, instead of raising."""
-    noted: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: noted.append(number))
+def _result(call: Call, interrupts: Interrupts) -> Any:
     try:
-        yield noted
-    finally:
-        signal.signal(signal.SIGINT, before)
+        interrupts.arm()
+        return call.result()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_cancelled(call)) from None
 
 
 def _cancelled(call: Call) -> str:

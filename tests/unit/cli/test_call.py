@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,12 +22,15 @@ CATALOGUE = {
 class FakeCall:
     def __init__(self, outcome: Any) -> None:
         self.outcome = outcome
-        self.ends: Any = Cancelled()
+        self.ends: Any = Cancelled(started=Started.YES)
         self.cancelled = False
         self.info = {"worker": "h/1", "node": "main", "run_us": 2000}
 
     def result(self) -> Any:
         outcome = self.ends if self.cancelled else self.outcome
+        if isinstance(outcome, signal.Signals):
+            signal.raise_signal(outcome)
+            return "went on"
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome
@@ -136,11 +140,32 @@ def test_an_error_is_one_line_on_stderr(falconas: Any, client: Any) -> None:
     assert client.made[0].closed
 
 
-def test_ctrl_c_cancels(falconas: Any, client: Any) -> None:
-    client.outcome = KeyboardInterrupt()
-    assert falconas("call", "order").code == 130
+@pytest.mark.parametrize(
+    ("given", "code", "shown"),
+    [(signal.SIGINT, 130, "\n"), (signal.SIGTERM, 143, ""), (signal.SIGHUP, 129, "")],
+)
+def test_what_interrupts_cancels(
+    falconas: Any, client: Any, given: signal.Signals, code: int, shown: str
+) -> None:
+    client.outcome = given
+    said = f"{shown}falconas: interrupted: cancelled; it had started\n"
+    assert falconas("call", "order") == (code, "", said)
     assert client.made[0].call.cancelled
     assert client.made[0].closed
+
+
+def test_what_interrupts_while_it_is_sent_cancels_when_it_is(
+    falconas: Any, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit = FakeClient.submit
+
+    def interrupted(*arguments: Any, **options: Any) -> FakeCall:
+        signal.raise_signal(signal.SIGTERM)
+        return submit(*arguments, **options)
+
+    monkeypatch.setattr(client, "submit", interrupted)
+    assert falconas("call", "order").code == 143
+    assert client.made[0].call.cancelled
 
 
 @pytest.mark.parametrize(
@@ -162,7 +187,7 @@ def test_ctrl_c_cancels(falconas: Any, client: Any) -> None:
 def test_ctrl_c_says_what_became_of_it(
     falconas: Any, client: Any, monkeypatch: pytest.MonkeyPatch, ends: Any, said: str
 ) -> None:
-    client.outcome = KeyboardInterrupt()
+    client.outcome = signal.SIGINT
     made = FakeCall.__init__
 
     def ending(self: FakeCall, outcome: Any) -> None:
@@ -173,14 +198,19 @@ def test_ctrl_c_says_what_became_of_it(
     assert falconas("call", "order") == (130, "", f"\nfalconas: interrupted: {said}\n")
 
 
-def test_a_second_ctrl_c_does_not_wait(
-    falconas: Any, client: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("second", "code", "shown"), [(signal.SIGINT, 130, "\n"), (signal.SIGTERM, 143, "")]
+)
+def test_a_second_signal_does_not_wait(
+    falconas: Any,
+    client: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    second: signal.Signals,
+    code: int,
+    shown: str,
 ) -> None:
-    def interrupted(_: Any) -> Any:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(FakeCall, "result", interrupted)
-    assert falconas("call", "order") == (130, "", "\n\nfalconas: interrupted\n")
+    monkeypatch.setattr(FakeCall, "result", lambda _: signal.raise_signal(second))
+    assert falconas("call", "order") == (code, "", f"{shown}falconas: interrupted\n")
     assert client.made[0].closed
 
 
