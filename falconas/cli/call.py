@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,12 +13,12 @@ from falconas.cli.options import options
 from falconas.cli.output import print_value, served_by
 from falconas.cli.patience import patient
 from falconas.config import OPTIONS, ConfigError, Settings
-from falconas.errors import Cancelled, FalconError, Started
+from falconas.errors import Cancelled, FalconError, NotFound, Started
 
 if TYPE_CHECKING:
-    from falconas.client.sync import Call
+    from falconas.client.sync import Call, Client
 
-
+HELP_WAIT = 1.0
 _CANCELLED = {
     Started.NO: "cancelled; it had not started",
     Started.YES: "cancelled; it had started",
@@ -75,18 +77,33 @@ def call(
         Client(client.frontend, budget=patience) as broker,
         patient(broker, client.frontend),
     ):
-        known: list[dict[str, Any]] = []
-        if any(not word.exact for word in words):
-            entry = broker.scripts().get(script) or {}
-            known = entry.get("params") or []
-        values |= arguments.convert(words, known)
-        with Interrupts() as interrupts:  # once it is sent it may be under way
+        texts = any(not word.exact for word in words)
+        known = broker.scripts() if texts else {}
+        entry = known.get(script) or {}
+        values |= arguments.convert(words, entry.get("params") or [])
+        # Once it is sent it may be under way.
+        with _helping(broker, script, known), Interrupts() as interrupts:
             outstanding = broker.submit(script, values, budget=budget)
             result = _result(outstanding, interrupts)
         info = outstanding.info
     print_value(result, as_json=as_json)
     if verbose:
         click.echo(served_by(info), err=True)
+
+
+@contextmanager
+def _helping(broker: Client, script: str, known: dict[str, Any]) -> Iterator[None]:
+    """Say which script may have been meant if there is none of that name."""
+    try:
+        yield
+    except NotFound as error:
+        with suppress(FalconError):
+            known = known or broker.scripts(budget=HELP_WAIT)
+            if script not in known:
+                from falconas.cli.reports import nearest
+
+                error.message += f"; {nearest(script, known)}"
+        raise
 
 
 def _result(call: Call, interrupts: Interrupts) -> Any:

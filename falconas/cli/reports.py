@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import shutil
 import sys
@@ -108,6 +109,12 @@ def signature(params: list[dict[str, Any]]) -> str:
         + ("" if param["required"] else f" = {_default(param)}")
         for param in params
     )
+
+
+def nearest(name: str, scripts: dict[str, Any]) -> str:
+    """Say which script may have been meant by a name that none has."""
+    near = difflib.get_close_matches(name, scripts, 1)
+    return f"did you mean {near[0]}?" if near else "`falconas scripts` lists them"
 
 
 def example_call(scripts: dict[str, Any]) -> str:

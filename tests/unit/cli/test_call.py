@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import pytest
 
-from falconas.errors import Cancelled, DeadlineExceeded, FalconError, Started
+from falconas.errors import Cancelled, DeadlineExceeded, FalconError, NotFound, Started
 
 CATALOGUE = {
     "order": {
@@ -59,7 +59,8 @@ class FakeClient:
     def __exit__(self, *_: object) -> None:
         self.closed = True
 
-    def scripts(self) -> dict[str, Any]:
+    def scripts(self, *, budget: float | None = None) -> dict[str, Any]:
+        del budget
         self.asked += 1
         return CATALOGUE
 
@@ -68,6 +69,10 @@ class FakeClient:
     ) -> FakeCall:
         self.sent.append((script, params, budget))
         return self.call
+
+
+def fail(_: Any, **__: Any) -> Any:
+    raise FalconError("no")
 
 
 @pytest.fixture
@@ -138,6 +143,31 @@ def test_an_error_is_one_line_on_stderr(falconas: Any, client: Any) -> None:
         "DEADLINE_EXCEEDED: too late (not started; safe to send again)\n",
     )
     assert client.made[0].closed
+
+
+@pytest.mark.parametrize("words", [["oder"], ["oder", "id=5"], ["oder", "id:=5"]])
+def test_an_unknown_script_names_the_nearest(
+    falconas: Any, client: Any, words: list[str]
+) -> None:
+    client.outcome = NotFound("there is no script oder")
+    said = "NOT_FOUND: there is no script oder; did you mean order? (not started)\n"
+    assert falconas("call", *words) == (1, "", said)
+    assert client.made[0].asked == 1
+
+
+def test_a_script_that_is_known_has_another_reason(falconas: Any, client: Any) -> None:
+    client.outcome = NotFound("script order does not load: here")
+    said = "NOT_FOUND: script order does not load: here (not started)\n"
+    assert falconas("call", "order").err == said
+
+
+def test_without_a_catalogue_there_is_no_help(
+    falconas: Any, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.outcome = NotFound("there is no script oder")
+    monkeypatch.setattr(client, "scripts", fail)
+    said = "NOT_FOUND: there is no script oder (not started)\n"
+    assert falconas("call", "oder") == (1, "", said)
 
 
 @pytest.mark.parametrize(
@@ -238,8 +268,5 @@ def test_bad_input_calls_nobody(
 def test_a_failing_catalogue_fails_the_call(
     falconas: Any, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: Any) -> Any:
-        raise FalconError("no")
-
     monkeypatch.setattr(client, "scripts", fail)
     assert falconas("call", "order", "id=5").code == 1
