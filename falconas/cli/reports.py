@@ -217,7 +217,7 @@ def _hosts(supervisors: list[dict[str, Any]]) -> list[str]:
         for entry in supervisors
     ]
     reasons = [
-        f"{entry['host']}: the reload {said['state']}: {printable(said['reason'])}"
+        f"{entry['host']}: reload {said['state']}: {printable(said['reason'])}"
         for entry in supervisors
         if (said := entry.get("reload")) and said.get("reason")
     ]
