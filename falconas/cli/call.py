@@ -1,24 +1,24 @@
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from falconas.cli import arguments
 from falconas.cli.failures import describe_verdict
+from falconas.cli.interrupts import Interrupts
 from falconas.cli.options import options
 from falconas.cli.output import print_value, served_by
 from falconas.cli.patience import patient
 from falconas.config import OPTIONS, ConfigError, Settings
-from falconas.errors import Cancelled, FalconError, Started
+from falconas.errors import Cancelled, FalconError, NotFound, Started
 
 if TYPE_CHECKING:
-    from falconas.client.sync import Call
+    from falconas.client.sync import Call, Client
 
-
+HELP_WAIT = 1.0
 _CANCELLED = {
     Started.NO: "cancelled; it had not started",
     Started.YES: "cancelled; it had started",
@@ -77,20 +77,14 @@ def call(
         Client(client.frontend, budget=patience) as broker,
         patient(broker, client.frontend),
     ):
-        known: list[dict[str, Any]] = []
-        if any(not word.exact for word in words):
-            entry = broker.scripts().get(script) or {}
-            known = entry.get("params") or []
-        values |= arguments.convert(words, known)
-        with postponed() as interrupted:  # by then it may be under way
+        texts = any(not word.exact for word in words)
+        known = broker.scripts() if texts else {}
+        entry = known.get(script) or {}
+        values |= arguments.convert(words, entry.get("params") or [])
+        # Once it is sent it may be under way.
+        with _helping(broker, script, known), Interrupts() as interrupts:
             outstanding = broker.submit(script, values, budget=budget)
-        try:
-            if interrupted:
-                raise KeyboardInterrupt  # noqa: TRY301
-            result = outstanding.result()
-        except KeyboardInterrupt:
-            click.echo(err=True)  # the terminal shows ^C
-            raise click.Abort(_cancelled(outstanding)) from None
+            result = _result(outstanding, interrupts)
         info = outstanding.info
     print_value(result, as_json=as_json)
     if verbose:
@@ -98,14 +92,26 @@ def call(
 
 
 @contextmanager
-def postponed() -> Iterator[list[int]]:
-    """Note a Ctrl-C that comes in the block, instead of raising."""
-    noted: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: noted.append(number))
+def _helping(broker: Client, script: str, known: dict[str, Any]) -> Iterator[None]:
+    """Say which script may have been meant if there is none of that name."""
     try:
-        yield noted
-    finally:
-        signal.signal(signal.SIGINT, before)
+        yield
+    except NotFound as error:
+        with suppress(FalconError):
+            known = known or broker.scripts(budget=HELP_WAIT)
+            if script not in known:
+                from falconas.cli.reports import nearest
+
+                error.message += f"; {nearest(script, known)}"
+        raise
+
+
+def _result(call: Call, interrupts: Interrupts) -> Any:
+    try:
+        interrupts.arm()
+        return call.result()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_cancelled(call)) from None
 
 
 def _cancelled(call: Call) -> str:

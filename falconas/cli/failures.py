@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from enum import IntEnum
 
 import click
@@ -24,7 +25,17 @@ class Exit(IntEnum):
     FAILED = 1
     USAGE = 2
     NOT_STARTED = 3
-    INTERRUPTED = 130
+    HUNG_UP = 128 + signal.SIGHUP
+    INTERRUPTED = 128 + signal.SIGINT
+    TERMINATED = 128 + signal.SIGTERM
+
+
+class Interrupted(click.Abort):
+    """A signal has ended a command."""
+
+    def __init__(self, said: str, signum: int) -> None:
+        super().__init__(said)
+        self.code = Exit(128 + signum)
 
 
 def describe(error: BaseException) -> tuple[str, Exit]:
@@ -36,7 +47,8 @@ def describe(error: BaseException) -> tuple[str, Exit]:
         return _said(error), Exit.USAGE
     if isinstance(error, click.Abort | KeyboardInterrupt):
         said = f": {error}" if str(error) else ""
-        return f"interrupted{said}", Exit.INTERRUPTED
+        code = error.code if isinstance(error, Interrupted) else Exit.INTERRUPTED
+        return f"interrupted{said}", code
     if isinstance(error, StartError):
         return f"cannot start: {_one_line(str(error))}", Exit.NOT_STARTED
     if isinstance(error, ConfigError):

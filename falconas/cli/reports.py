@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import shutil
 import sys
@@ -110,6 +111,12 @@ def signature(params: list[dict[str, Any]]) -> str:
     )
 
 
+def nearest(name: str, scripts: dict[str, Any]) -> str:
+    """Say which script may have been meant by a name that none has."""
+    near = difflib.get_close_matches(name, scripts, 1)
+    return f"did you mean {near[0]}?" if near else "`falconas scripts` lists them"
+
+
 def example_call(scripts: dict[str, Any]) -> str:
     """Write a call of the first script with what it requires: `echo value=text`."""
     good = sorted(n for n, entry in scripts.items() if not entry.get("error"))
@@ -210,7 +217,7 @@ def _hosts(supervisors: list[dict[str, Any]]) -> list[str]:
         for entry in supervisors
     ]
     reasons = [
-        f"{entry['host']}: the reload {said['state']}: {printable(said['reason'])}"
+        f"{entry['host']}: reload {said['state']}: {printable(said['reason'])}"
         for entry in supervisors
         if (said := entry.get("reload")) and said.get("reason")
     ]

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 import click
@@ -11,6 +10,7 @@ from falconas.cli.output import print_value
 from falconas.cli.patience import patient
 from falconas.cli.reports import (
     catalogue_text,
+    nearest,
     nodes_text,
     script_text,
     status_text,
@@ -34,9 +34,7 @@ def scripts(settings: Settings, *, name: str | None, as_json: bool) -> int:
     ):
         known = broker.scripts()
     if name is not None and name not in known:
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {near[0]}?" if near else "`falconas scripts` lists them"
-        raise NotFound(f"no script {name!r}; {hint}")
+        raise NotFound(f"no script {name!r}; {nearest(name, known)}")
     if as_json:
         print_value(known if name is None else known[name], as_json=True)
     else:

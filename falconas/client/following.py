@@ -23,8 +23,9 @@ class Reloaded(NamedTuple):
     """How a reload ended at one supervisor.
 
     `result` is "done", "failed" (the old scripts are still served), "gone" (the
-    supervisor is) or "unknown" (it was not waited for longer). `old` and `new` are
-    manifests, empty where they are not known.
+    supervisor is) or "unknown" (it was not waited for longer); `reason` says why, and
+    with "done" which scripts do not load. `old` and `new` are manifests, empty where
+    they are not known.
     """
 
     host: str

@@ -7,7 +7,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from falconas.database.topology import Role
-from falconas.worker.reload import DONE, FAILED
+from falconas.worker.reload import DONE, FAILED, unloaded
 
 if TYPE_CHECKING:
     from falconas.database.nodes import NodeSet
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from falconas.systemd import Notifier
     from falconas.worker.control import Control
     from falconas.worker.policy import Policy
+    from falconas.worker.reload import Manifest
 
 EXTENSION = 10.0
 EXTEND_INTERVAL = 5.0
@@ -59,9 +60,14 @@ class Herald:
         self._control = control
         self._notifier = notifier
         self._reload: dict[str, Any] | None = None
+        self._unloaded = ""
         self._started = False
         self._reloading = False
         self._extend_at = inf
+
+    def serves(self, manifest: Manifest) -> None:
+        """Note the scripts that new workers get."""
+        self._unloaded = unloaded(manifest)
 
     def tell(self, policy: Policy, now: float) -> None:
         """Tell what has changed, and from time to time that all is well."""
@@ -71,7 +77,11 @@ class Herald:
             if news["state"] == FAILED:
                 log.error("reload failed: %s", news["reason"])
             elif news["state"] == DONE:
-                log.info("reload done")
+                news["reason"] = self._unloaded
+                level = logging.WARNING if self._unloaded else logging.INFO
+                log.log(
+                    level, "reload done%s", self._unloaded and f": {self._unloaded}"
+                )
             self._reload = news
             self._control.show(self._status(policy), workers, nodes)
         self._control.show(self._status(policy), workers, nodes)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _LIST_LIMIT = 20
 _SHOWN = 60  # characters of a wrong value
+_CONTEXT_FIRST = "run must take the context first: def run"
 _PLACE = re.compile(r"(.*) - at (`key` in )?`\$\.?(.*)`", re.DOTALL)
 _STEP = re.compile(r"\[(.*?)\]|([^.\[]+)")
 _EXAMPLES = {
@@ -63,7 +64,8 @@ class Parameters:
     """
 
     def __init__(self, run: Callable[..., Any]) -> None:
-        found = _after_context(inspect.signature(run))
+        context, found = _split(inspect.signature(run))
+        _check_context(run, context, more=bool(found))
         hints = _hints(run, found)
         self._schemas = {name: _schema(name, hint) for name, hint in hints.items()}
         self._types = {name: type_text(hint) for name, hint in hints.items()}
@@ -145,15 +147,16 @@ def type_text(hint: Any) -> str:
     return f"{name}[{', '.join(map(type_text, args))}]" if args else name
 
 
-def _after_context(signature: inspect.Signature) -> list[inspect.Parameter]:
+def _split(
+    signature: inspect.Signature,
+) -> tuple[inspect.Parameter, list[inspect.Parameter]]:
+    """Return the context and what requests fill."""
     found = list(signature.parameters.values())
     if not found or found[0].kind not in (
         inspect.Parameter.POSITIONAL_ONLY,
         inspect.Parameter.POSITIONAL_OR_KEYWORD,
     ):
-        raise SignatureError(
-            "run must take the context first: def run(ctx, …)",
-        )
+        raise SignatureError(f"{_CONTEXT_FIRST}(ctx, …)")
     for parameter in found[1:]:
         if parameter.kind in (
             inspect.Parameter.VAR_POSITIONAL,
@@ -167,11 +170,38 @@ def _after_context(signature: inspect.Signature) -> list[inspect.Parameter]:
                 f"parameter {parameter.name} is positional-only;"
                 " requests give parameters by name"
             )
-    return found[1:]
+    return found[0], found[1:]
+
+
+def _check_context(
+    run: Callable[..., Any], context: inspect.Parameter, *, more: bool
+) -> None:
+    """Refuse a context that is annotated as what requests give: a number, a list."""
+    try:
+        hint = _hints(run, [context])[context.name]
+        schema = msgspec.json.schema(hint)
+    except Exception:
+        return  # what cannot be evaluated here, or is no value of a request
+    if _admits_objects(schema):
+        return
+    name, kind, rest = context.name, type_text(hint), ", …" if more else ""
+    if name == "ctx":
+        raise SignatureError(
+            f"ctx is the context, which is no {kind}: def run(ctx{rest})"
+        )
+    raise SignatureError(f"{_CONTEXT_FIRST}(ctx, {name}: {kind}{rest})")
+
+
+def _admits_objects(schema: Mapping[str, Any]) -> bool:
+    """Tell whether a schema is of anything, or of a class of the script's own."""
+    kinds = schema.get("anyOf")
+    if kinds is not None:
+        return any(map(_admits_objects, kinds))
+    return not schema.keys() & {"type", "enum"}
 
 
 def _hints(run: Callable[..., Any], found: list[inspect.Parameter]) -> dict[str, Any]:
-    """Evaluate what is needed only: the context's annotation is nobody's business."""
+    """Evaluate what is needed only: the others' annotations may be unknown here."""
     names = {parameter.name for parameter in found}
     wanted = {key: hint for key, hint in run.__annotations__.items() if key in names}
     holder = types.SimpleNamespace(__annotations__=wanted)

@@ -11,6 +11,7 @@ from typing import Any
 
 Manifest = Mapping[str, Any]
 
+_NAMES_LIMIT = 200  # characters: they go into a header
 LOADING, ROLLING, DONE, FAILED = "loading", "rolling", "done", "failed"
 
 
@@ -82,12 +83,25 @@ def refusal(before: Manifest | None, after: Manifest, *, strict: bool) -> str:
     `strict`.
     """
     known = before["scripts"] if before is not None else {}
-    for name, entry in after["scripts"].items():
-        error = entry["error"]
+    broken = _broken(after)
+    for name, error in broken.items():
         loaded = name in known and known[name]["error"] is None
-        if error is not None and (strict or loaded):
-            return f"script {name} does not load: {error}"
+        if strict or loaded:
+            more = f"; {unloaded(after)}" if len(broken) > 1 else ""
+            return f"script {name} does not load: {error}{more}"
     return ""
+
+
+def unloaded(manifest: Manifest) -> str:
+    """Count and name the scripts that do not load, nothing if all do."""
+    broken = _broken(manifest)
+    if not broken:
+        return ""
+    names = ", ".join(broken)
+    if len(names) > _NAMES_LIMIT:
+        names = names[:_NAMES_LIMIT] + "…"
+    what = "script does" if len(broken) == 1 else "scripts do"
+    return f"{len(broken)} {what} not load: {names}"
 
 
 def changes(before: Manifest, after: Manifest) -> str:
@@ -102,6 +116,13 @@ def changes(before: Manifest, after: Manifest) -> str:
         f"{what}: {', '.join(sorted(names))}" for what, names in parts.items() if names
     ]
     return "; ".join(told) or "nothing changed"
+
+
+def _broken(manifest: Manifest) -> dict[str, str]:
+    entries = manifest["scripts"].items()
+    return {
+        name: entry["error"] for name, entry in entries if entry["error"] is not None
+    }
 
 
 def _content(new: Manifest, old: Manifest, name: str) -> bool:

@@ -282,6 +282,7 @@ class Supervisor:
     def _adopt(self, child: ZygoteChild, *, fresh: bool) -> None:
         before, self._adopted = self._adopted, child
         self._control.offer(child.hash, child.body, fresh=fresh)
+        self._herald.serves(child.manifest)
         if before is not None and (fresh or before.hash != child.hash):
             what = changes(before.manifest, child.manifest)
             log.info("reloaded: manifest %s -> %s, %s", before.hash, child.hash, what)

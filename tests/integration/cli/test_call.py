@@ -1,4 +1,4 @@
-"""Ctrl-C of `falconas call`, a process of its own."""
+"""Ctrl-C and SIGTERM of `falconas call`, a process of its own."""
 
 from __future__ import annotations
 
@@ -39,17 +39,24 @@ def caller(broker: Broker) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def test_ctrl_c_cancels_and_says_what_became_of_it(
-    broker: Broker, caller: subprocess.Popen[str]
+@pytest.mark.parametrize(
+    ("given", "code", "shown"), [(signal.SIGINT, 130, "\n"), (signal.SIGTERM, 143, "")]
+)
+def test_it_cancels_and_says_what_became_of_it(
+    broker: Broker,
+    caller: subprocess.Popen[str],
+    given: signal.Signals,
+    code: int,
+    shown: str,
 ) -> None:
     request, _ = broker.expect(Request)
-    caller.send_signal(signal.SIGINT)
+    caller.send_signal(given)
     cancel, _ = broker.expect(Cancel)
     assert cancel.id == request.id
     broker.refuse(cancel.id, Cancelled(started=Started.YES))
     out, err = caller.communicate(timeout=PATIENCE)
-    assert (caller.returncode, out) == (130, "")
-    assert err == "\nfalconas: interrupted: cancelled; it had started\n"
+    assert (caller.returncode, out) == (code, "")
+    assert err == f"{shown}falconas: interrupted: cancelled; it had started\n"
 
 
 def test_ctrl_c_does_not_wait_long_for_a_silent_broker(

@@ -351,6 +351,7 @@ def test_a_reload_waits_for_what_runs_and_says_how_it_gets_on(
     control, _, _ = broker.take(Register)
     peer, _ = workers(broker)[0]
     running = Running(broker, peer)
+    host.write("bad", "def run(n: int): ...\n")
     broker.send(broker.control, control, Reload(b"r" * 16, {}))
     states = []
     while "rolling" not in states:
@@ -359,7 +360,8 @@ def test_a_reload_waits_for_what_runs_and_says_how_it_gets_on(
     assert states[0] == "loading"
     running.finish()
     assert broker.take(Reply, id=running.id)[1].code == Code.OK
-    assert ends(broker, b"r" * 16) == {"id": b"r" * 16, "state": "done", "reason": ""}
+    said = "1 script does not load: bad"
+    assert ends(broker, b"r" * 16) == {"id": b"r" * 16, "state": "done", "reason": said}
 
 
 def test_scripts_that_do_not_load_any_more_are_refused(host: Host, broker: Any) -> None:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
 
-from falconas.errors import Cancelled, DeadlineExceeded, FalconError, Started
+from falconas.errors import Cancelled, DeadlineExceeded, FalconError, NotFound, Started
 
 CATALOGUE = {
     "order": {
@@ -21,12 +22,15 @@ CATALOGUE = {
 class FakeCall:
     def __init__(self, outcome: Any) -> None:
         self.outcome = outcome
-        self.ends: Any = Cancelled()
+        self.ends: Any = Cancelled(started=Started.YES)
         self.cancelled = False
         self.info = {"worker": "h/1", "node": "main", "run_us": 2000}
 
     def result(self) -> Any:
         outcome = self.ends if self.cancelled else self.outcome
+        if isinstance(outcome, signal.Signals):
+            signal.raise_signal(outcome)
+            return "went on"
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome
@@ -55,7 +59,8 @@ class FakeClient:
     def __exit__(self, *_: object) -> None:
         self.closed = True
 
-    def scripts(self) -> dict[str, Any]:
+    def scripts(self, *, budget: float | None = None) -> dict[str, Any]:
+        del budget
         self.asked += 1
         return CATALOGUE
 
@@ -64,6 +69,10 @@ class FakeClient:
     ) -> FakeCall:
         self.sent.append((script, params, budget))
         return self.call
+
+
+def fail(_: Any, **__: Any) -> Any:
+    raise FalconError("no")
 
 
 @pytest.fixture
@@ -136,11 +145,57 @@ def test_an_error_is_one_line_on_stderr(falconas: Any, client: Any) -> None:
     assert client.made[0].closed
 
 
-def test_ctrl_c_cancels(falconas: Any, client: Any) -> None:
-    client.outcome = KeyboardInterrupt()
-    assert falconas("call", "order").code == 130
+@pytest.mark.parametrize("words", [["oder"], ["oder", "id=5"], ["oder", "id:=5"]])
+def test_an_unknown_script_names_the_nearest(
+    falconas: Any, client: Any, words: list[str]
+) -> None:
+    client.outcome = NotFound("there is no script oder")
+    said = "NOT_FOUND: there is no script oder; did you mean order? (not started)\n"
+    assert falconas("call", *words) == (1, "", said)
+    assert client.made[0].asked == 1
+
+
+def test_a_script_that_is_known_has_another_reason(falconas: Any, client: Any) -> None:
+    client.outcome = NotFound("script order does not load: here")
+    said = "NOT_FOUND: script order does not load: here (not started)\n"
+    assert falconas("call", "order").err == said
+
+
+def test_without_a_catalogue_there_is_no_help(
+    falconas: Any, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.outcome = NotFound("there is no script oder")
+    monkeypatch.setattr(client, "scripts", fail)
+    said = "NOT_FOUND: there is no script oder (not started)\n"
+    assert falconas("call", "oder") == (1, "", said)
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "shown"),
+    [(signal.SIGINT, 130, "\n"), (signal.SIGTERM, 143, ""), (signal.SIGHUP, 129, "")],
+)
+def test_what_interrupts_cancels(
+    falconas: Any, client: Any, given: signal.Signals, code: int, shown: str
+) -> None:
+    client.outcome = given
+    said = f"{shown}falconas: interrupted: cancelled; it had started\n"
+    assert falconas("call", "order") == (code, "", said)
     assert client.made[0].call.cancelled
     assert client.made[0].closed
+
+
+def test_what_interrupts_while_it_is_sent_cancels_when_it_is(
+    falconas: Any, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit = FakeClient.submit
+
+    def interrupted(*arguments: Any, **options: Any) -> FakeCall:
+        signal.raise_signal(signal.SIGTERM)
+        return submit(*arguments, **options)
+
+    monkeypatch.setattr(client, "submit", interrupted)
+    assert falconas("call", "order").code == 143
+    assert client.made[0].call.cancelled
 
 
 @pytest.mark.parametrize(
@@ -162,7 +217,7 @@ def test_ctrl_c_cancels(falconas: Any, client: Any) -> None:
 def test_ctrl_c_says_what_became_of_it(
     falconas: Any, client: Any, monkeypatch: pytest.MonkeyPatch, ends: Any, said: str
 ) -> None:
-    client.outcome = KeyboardInterrupt()
+    client.outcome = signal.SIGINT
     made = FakeCall.__init__
 
     def ending(self: FakeCall, outcome: Any) -> None:
@@ -173,14 +228,19 @@ def test_ctrl_c_says_what_became_of_it(
     assert falconas("call", "order") == (130, "", f"\nfalconas: interrupted: {said}\n")
 
 
-def test_a_second_ctrl_c_does_not_wait(
-    falconas: Any, client: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("second", "code", "shown"), [(signal.SIGINT, 130, "\n"), (signal.SIGTERM, 143, "")]
+)
+def test_a_second_signal_does_not_wait(
+    falconas: Any,
+    client: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    second: signal.Signals,
+    code: int,
+    shown: str,
 ) -> None:
-    def interrupted(_: Any) -> Any:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(FakeCall, "result", interrupted)
-    assert falconas("call", "order") == (130, "", "\n\nfalconas: interrupted\n")
+    monkeypatch.setattr(FakeCall, "result", lambda _: signal.raise_signal(second))
+    assert falconas("call", "order") == (code, "", f"{shown}falconas: interrupted\n")
     assert client.made[0].closed
 
 
@@ -208,8 +268,5 @@ def test_bad_input_calls_nobody(
 def test_a_failing_catalogue_fails_the_call(
     falconas: Any, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: Any) -> Any:
-        raise FalconError("no")
-
     monkeypatch.setattr(client, "scripts", fail)
     assert falconas("call", "order", "id=5").code == 1

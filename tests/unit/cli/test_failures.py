@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import signal
+
 import click
 import pytest
 
-from falconas.cli.failures import Exit, describe
+from falconas.cli.failures import Exit, Interrupted, describe
 from falconas.config import ConfigError, StartError
 from falconas.errors import FalconError, NotFound, ScriptError, Started, Unavailable
 
@@ -15,6 +17,7 @@ from falconas.errors import FalconError, NotFound, ScriptError, Started, Unavail
         (StartError("port in use"), "cannot start: port in use", 3),
         (KeyboardInterrupt(), "interrupted", 130),
         (click.Abort(), "interrupted", 130),
+        (Interrupted("too late", signal.SIGTERM), "interrupted: too late", 143),
         (click.UsageError("Bad."), "bad (see `falconas --help`)", 2),
         (click.ClickException("File x."), "file x", 2),
         (NotFound("no x"), "NOT_FOUND: no x (not started)", 1),

@@ -195,7 +195,7 @@ def test_status_shows_the_supervisors_and_their_reloads() -> None:
         "a 9 2 01234567 serving -",
         "b 9 2 01234567 draining done",
         "c 9 2 01234567 serving failed",
-        r"c: the reload failed: a.py:1: SyntaxError\x1b",
+        r"c: reload failed: a.py:1: SyntaxError\x1b",
     ]
 
 

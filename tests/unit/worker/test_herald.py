@@ -41,6 +41,7 @@ def told() -> tuple[Herald, Any, Any]:
 
 def test_each_step_of_a_reload_is_told_to_both() -> None:
     herald, control, notifier = told()
+    herald.serves({"scripts": {"bad": {"error": "here"}, "good": {"error": None}}})
     world = World(1)
     herald.tell(world.policy, world.now)
     assert notifier.heard == []
@@ -58,8 +59,10 @@ def test_each_step_of_a_reload_is_told_to_both() -> None:
     world.die(old)
     world.tick()
     herald.tell(world.policy, world.now)
-    states = [status["reload"]["state"] for status in control.heard[2:]]
-    assert states == ["loading", "rolling", "done"]
+    reloads = [status["reload"] for status in control.heard[2:]]
+    assert [(reload["state"], reload["reason"]) for reload in reloads] == [
+        ("loading", ""), ("rolling", ""), ("done", "1 script does not load: bad")
+    ]  # fmt: skip
     assert control.heard[-1]["manifest"] == "m2"
     assert notifier.heard == [("ready",), ("reloading",), ("ready",)]
 

@@ -3,13 +3,15 @@ from __future__ import annotations
 import datetime as dt
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 import msgspec
 import pytest
 
 from falconas.errors import InvalidArgument
+from falconas.worker.context import Context
 from falconas.worker.parameters import Parameters, SignatureError, type_text
 
 
@@ -229,3 +231,76 @@ def test_a_signature_that_requests_cannot_fill_is_refused(
 ) -> None:
     with pytest.raises(SignatureError, match=message):
         Parameters(run)
+
+
+class Standin(Protocol):
+    db: Any
+
+
+@dataclass
+class Double:
+    db: Any
+
+
+def annotated(hint: Any) -> Callable[..., None]:
+    def run(n: Any) -> None:
+        del n
+
+    run.__annotations__ = {"n": hint}
+    return run
+
+
+@pytest.mark.parametrize(
+    ("hint", "text"),
+    [
+        (int, "int"),
+        ("Decimal", "Decimal"),
+        (dt.date, "date"),
+        (dict, "dict"),
+        (list[Line], "list[Line]"),
+        (str | None, "str | None"),
+        (Literal["a"], '"a"'),
+        (Annotated[int, msgspec.Meta(ge=1)], "int"),
+    ],
+)
+def test_what_requests_give_is_no_context(hint: Any, text: str) -> None:
+    with pytest.raises(SignatureError) as caught:
+        Parameters(annotated(hint))
+    right = f"run must take the context first: def run(ctx, n: {text})"
+    assert str(caught.value) == right
+
+
+def test_what_should_be_behind_the_context_is_named_with_the_rest() -> None:
+    def run(n: int, m: int) -> None:
+        del n, m
+
+    with pytest.raises(SignatureError, match=r"def run\(ctx, n: int, …\)"):
+        Parameters(run)
+
+
+def test_a_context_of_a_wrong_type_is_told_so() -> None:
+    def run(ctx: dict[str, Any], m: int) -> None:
+        del ctx, m
+
+    right = r"ctx is the context, which is no dict\[str, any\]: def run\(ctx, …\)"
+    with pytest.raises(SignatureError, match=right):
+        Parameters(run)
+
+
+@pytest.mark.parametrize(
+    "hint",
+    [
+        Context,
+        "Context",
+        "Nowhere",
+        Context | None,
+        Standin,
+        Double,
+        Double | None,
+        Any,
+        object,
+        TypeVar("T"),
+    ],
+)
+def test_a_context_may_be_annotated_as_whatever_it_can_be(hint: Any) -> None:
+    assert Parameters(annotated(hint)).describe() == []

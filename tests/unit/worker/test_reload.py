@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from falconas.worker.reload import Reloads, changes, refusal
+from falconas.worker.reload import Reloads, changes, refusal, unloaded
 
 A, B, C = b"a" * 16, b"b" * 16, b"c" * 16
 
@@ -88,6 +88,22 @@ def test_what_loads_must_go_on_loading(
     reason = refusal(before, after, strict=strict)
     assert reason.startswith("script x does not load: !") is refused
     assert bool(reason) is refused
+
+
+def test_what_does_not_load_is_counted_and_named() -> None:
+    assert unloaded(manifest(x="1")) == ""
+    assert unloaded(manifest(x="1", y="!")) == "1 script does not load: y"
+    assert unloaded(manifest(a="!", x="1", y="!")) == "2 scripts do not load: a, y"
+    many = unloaded(manifest(**{f"script_{n}": "!" for n in range(2000)}))
+    assert many.startswith("2000 scripts do not load: script_0, script_1, ")
+    assert many.endswith("…")
+    assert len(many) < 250
+
+
+def test_a_refusal_names_all_that_do_not_load() -> None:
+    after = manifest(a="!bad", x="!worse", y="1")
+    reason = "script x does not load: !worse; 2 scripts do not load: a, x"
+    assert refusal(manifest(x="1"), after, strict=False) == reason
 
 
 def test_changes_are_named() -> None:

@@ -97,6 +97,10 @@ def test_options_and_documentation_come_from_the_file(tmp_path: Path) -> None:
         ("x = 1\n", "bad.py: there is no function run(ctx, …)"),
         ("run = 3\n", "bad.py: run is not a function"),
         ("\ndef run(): pass\n", "bad.py:2: run must take the context first"),
+        (
+            "from __future__ import annotations\ndef run(n: int): pass\n",
+            "bad.py:2: run must take the context first: def run(ctx, n: int)",
+        ),
         ("def run(ctx, **kw): pass\n", "bad.py:1: run takes **kw"),
         ("def run(ctx, f: open): pass\n", "bad.py:1: parameter f: type open cannot"),
         ("async def run(ctx): pass\n", "bad.py:1: run is async"),
