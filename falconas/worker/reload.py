@@ -11,7 +11,7 @@ from typing import Any
 
 Manifest = Mapping[str, Any]
 
-_NAMES_LIMIT = 200  # characters: they go into a header
+_NAMES_LIMIT = 200  # bytes: they go into a header
 LOADING, ROLLING, DONE, FAILED = "loading", "rolling", "done", "failed"
 
 
@@ -98,8 +98,8 @@ def unloaded(manifest: Manifest) -> str:
     if not broken:
         return ""
     names = ", ".join(broken)
-    if len(names) > _NAMES_LIMIT:
-        names = names[:_NAMES_LIMIT] + "…"
+    if len(names.encode()) > _NAMES_LIMIT:
+        names = names.encode()[:_NAMES_LIMIT].decode(errors="ignore") + "…"
     what = "script does" if len(broken) == 1 else "scripts do"
     return f"{len(broken)} {what} not load: {names}"
 

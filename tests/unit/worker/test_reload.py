@@ -98,6 +98,8 @@ def test_what_does_not_load_is_counted_and_named() -> None:
     assert many.startswith("2000 scripts do not load: script_0, script_1, ")
     assert many.endswith("…")
     assert len(many) < 250
+    wide = unloaded(manifest(**{chr(0x1D400 + n) * 9: "!" for n in range(99)}))
+    assert len(wide.encode()) < 250
 
 
 def test_a_refusal_names_all_that_do_not_load() -> None:
