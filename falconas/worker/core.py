@@ -76,6 +76,7 @@ class WorkerCore:
         self.sound = False
         self.draining = False
         self.drained = False
+        self._able = False  # sound, and not draining
         self.counters: dict[str, int] = {}
         self._ready = ready
         self._introductions = 0
@@ -206,6 +207,7 @@ class WorkerCore:
     ) -> None:
         """Note whether the database connection is sound, and its node's role."""
         self.sound = sound
+        self._able = sound and not self.draining
         self._role = role or self._role
         self._reason = "" if sound else reason
         if not self._running:  # else its answer says so
@@ -217,6 +219,7 @@ class WorkerCore:
         """Finish the running request, give back the others, leave."""
         if not self.draining:
             self.draining = True
+            self._able = False
             if not self._running:
                 self._leave(now)
 
@@ -241,6 +244,7 @@ class WorkerCore:
 
     def check_invariants(self) -> None:
         """Raise AssertionError unless the state is sound."""
+        assert self._able == (self.sound and not self.draining)
         assert self._running not in self._waiting
         assert not self._waiting or (self.welcomed and self._able)
         assert not self.drained or (self.draining and not self._running)
@@ -258,10 +262,6 @@ class WorkerCore:
     def ready(self) -> bool:
         """The broker knows this worker and may give it work."""
         return self.welcomed and self._able
-
-    @property
-    def _able(self) -> bool:
-        return self.sound and not self.draining
 
     def _silence(self) -> None:
         """Stop speaking; what waits is dropped, for the next READY will not list it."""

@@ -131,8 +131,10 @@ class Runner:
         began = time.monotonic()
         extras: dict[str, Any] = {"node": self.node}
         try:
-            script = self._find(request.script, deadline)
+            script = self._find(request.script, deadline - began)
             extras["hash"] = script.hash
+            if script.budget is not None:
+                deadline = min(deadline, began + script.budget)
             packed, lsn = self._serve(script, request, body, deadline)
             if lsn is not None:
                 extras["lsn"] = {self._database: lsn}
@@ -185,8 +187,8 @@ class Runner:
         self._slot.enter(State.IDLE)
         return sound
 
-    def _find(self, name: str, deadline: float) -> Script:
-        if time.monotonic() >= deadline:
+    def _find(self, name: str, left: float) -> Script:
+        if left <= 0:
             raise DeadlineExceeded(
                 "the budget ran out before the start", retry_safe=True
             )
@@ -203,8 +205,6 @@ class Runner:
     ) -> tuple[bytes, int | None]:
         lsn = min_lsn(request, self._database)
         id_ = request.id if isinstance(request.id, bytes) else request.id.encode()
-        if script.budget is not None:
-            deadline = min(deadline, time.monotonic() + script.budget)
         # From here on the script's own code runs: its parameters may be classes of it.
         self._slot.enter(State.RUN, id_, deadline)
         if self._slot.is_cancelled():
