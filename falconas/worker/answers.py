@@ -54,8 +54,9 @@ class Answers:
                 when it sent the next one; none if it did not say.
             unanswered: To how many requests there was no answer yet.
         """
-        unheard = min(ahead - unanswered, AHEAD_LIMIT) if type(ahead) is int else 0
-        heard_at = -inf
-        while len(self._answers) > max(0, unheard):
-            heard_at = self._answers.popleft().at
+        unheard = ahead - unanswered if type(ahead) is int else 0
+        unheard = min(unheard, AHEAD_LIMIT)
+        answers, heard_at = self._answers, -inf
+        while answers and len(answers) > unheard:
+            heard_at = answers.popleft().at
         return heard_at

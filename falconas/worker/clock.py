@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from math import inf
-from typing import Any
+from typing import Any, TypeGuard
 
 DRIFT = 1e-4  # seconds a second
+_NUMBERS = frozenset({int, float})
 
 
 class Clock:
@@ -28,14 +29,16 @@ class Clock:
             heard_at: When was sent what the broker had heard by then; -inf: nothing.
             now: The local time.
         """
-        if type(stamp) not in (int, float):
+        if not is_time(stamp):
             return
         faded = DRIFT * (now - self._at)
-        self._low = max(self._low - faded, stamp - now)
-        self._high += faded
-        if stamp - heard_at >= self._low:  # else it was not heard when that was said
-            self._high = min(self._high, stamp - heard_at)
-        self._at = now
+        low, high = self._low - faded, self._high + faded
+        if (said := stamp - now) > low:
+            low = said
+        # Else it was not heard when that was said.
+        if low <= stamp - heard_at < high:
+            high = stamp - heard_at
+        self._low, self._high, self._at = low, high, now
 
     def at_latest(self, time: float) -> float:
         """Return the local time by which it surely is so late there."""
@@ -44,3 +47,8 @@ class Clock:
     def at_earliest(self, time: float) -> float:
         """Return the local time before which it surely is not so late there."""
         return time - self._high
+
+
+def is_time(stamp: Any) -> TypeGuard[float]:
+    """Tell whether something that a broker said can be a time."""
+    return type(stamp) in _NUMBERS

@@ -35,7 +35,7 @@ from falconas.protocol import (
     Welcome,
 )
 from falconas.worker.answers import Answer, Answers
-from falconas.worker.clock import Clock
+from falconas.worker.clock import Clock, is_time
 
 if TYPE_CHECKING:
     from falconas.protocol import Message
@@ -319,9 +319,7 @@ class WorkerCore:
     def _lease(self, request: Request) -> float:
         """Return when it is too late to start what came ahead of its turn."""
         start_by = request.extras.get("start_by")
-        if not isinstance(start_by, int | float):
-            return inf
-        return self._clock.at_earliest(start_by)
+        return self._clock.at_earliest(start_by) if is_time(start_by) else inf
 
     def _leave(self, now: float) -> None:
         self._return_waiting(now)
