@@ -12,13 +12,21 @@ from math import inf
 from typing import Any
 
 from falconas.broker import prefetch, verdicts
-from falconas.broker.backlog import Backlog, QueueKey
+from falconas.broker.backlog import ASKED, TAKEN_BACK, Backlog, QueueKey
 from falconas.broker.clients import Clients
 from falconas.broker.expiry import Expiry
 from falconas.broker.hosts import Hosts
 from falconas.broker.patience import Patience
 from falconas.broker.pool import Pool
-from falconas.broker.records import Body, Peer, Pending, Send, Socket, Worker
+from falconas.broker.records import (
+    Body,
+    Peer,
+    Pending,
+    ScriptInfo,
+    Send,
+    Socket,
+    Worker,
+)
 from falconas.codec import encode_value
 from falconas.errors import Code, FalconError, ResourceExhausted
 from falconas.protocol import VERSION, Id, Kind, Reply, Request, Welcome
@@ -49,10 +57,14 @@ class Flow:
         self.patience = Patience(settings, now, self.pool, self.backlog, self.expiry)
         self.counters: Counter[str] = Counter()
         self.sends: list[Send] = []
-        self.open = 0
         self._rest = inf
         self._dispatched = 0
         self._wait = 0.0
+
+    @property
+    def open(self) -> int:
+        """How many requests have no verdict yet: each of them has its timer."""
+        return len(self.expiry)
 
     def answer(self, peer: Peer, id_: Id, outcome: FalconError | Body) -> None:
         """Send a verdict or a report."""
@@ -61,7 +73,7 @@ class Flow:
             outcome = encode_value(outcome.body())
         else:
             reply = Reply(id_, Kind.OK, Code.OK, {})
-        self.sends.append(Send(*peer, reply, outcome))
+        self.sends.append(peer.send(reply, outcome))
 
     def welcome(self, peer: Peer, id_: Id, now: float, body: Body = b"") -> None:
         """Introduce the broker; under the id "?", ask an unknown peer to do so too."""
@@ -74,35 +86,28 @@ class Flow:
         }
         extras = {"versions": [VERSION], "limits": limits}
         message = Welcome(id_, self.epoch, now, extras)
-        self.sends.append(Send(*peer, message, body))
+        self.sends.append(peer.send(message, body))
 
-    def file(
-        self,
-        pending: Pending,
-        now: float,
-        *,
-        accepted: bool = False,
-        front: bool = False,
-    ) -> None:
+    def file(self, pending: Pending, now: float, rank: int = ASKED) -> None:
         """Hand a request to an idle worker, or let it wait.
 
-        No bound refuses what was accepted before; `front` puts it at the head.
+        No bound refuses what was accepted before.
         """
-        key = self.pool.key_of(pending)
+        backlog, key = self.backlog, self.pool.key_of(pending)
         worker = None
-        if key not in self.backlog.queues:  # else nobody has time
+        if key not in backlog.queues:  # else nobody has time
             worker = self.pool.choose(key) or self._follow(pending, key, now)
         if worker is not None:
-            self.dispatch(pending, worker, now)
+            expected = prefetch.expectation(worker.home, pending)
+            self.dispatch(pending, worker, expected, now)
         elif not key and self.pool.is_quarantined(pending.script):
             self.finish(pending, verdicts.quarantined(pending), now)
-        elif accepted or self.backlog.has_room(pending.size):
-            if self.backlog.push(pending, key, front=front):
+        elif rank != ASKED or backlog.has_room(pending.size):
+            if backlog.push(pending, key, rank):
                 self.patience.look(pending.queue, now)
             pending.alone_at = now
             self.expiry.set(pending, self.patience.end(pending))
         else:
-            backlog = self.backlog
             full = ResourceExhausted(
                 f"{backlog.count} requests with {backlog.bytes} bytes wait,"
                 f" the limits are {backlog.limit} and {backlog.limit_bytes}",
@@ -111,61 +116,60 @@ class Flow:
             )
             self.finish(pending, full, now)
 
-    def dispatch(self, pending: Pending, worker: Worker, now: float) -> None:
+    def dispatch(
+        self, pending: Pending, worker: Worker, expected: float, now: float
+    ) -> None:
         """Put a request into a worker's hands, unless it is too late."""
-        scripts = worker.home.scripts
-        assert scripts is not None
-        before, info = pending.info, scripts[pending.script]
-        pending.info = info
-        if info.budget is not None:
-            pending.deadline = min(pending.deadline, pending.arrived + info.budget)
-        if now >= pending.deadline:
+        script, hands = pending.script, worker.hands
+        info = worker.home.scripts[script]
+        fits = info is pending.info or _adopt(pending, info)
+        deadline = pending.deadline
+        if now >= deadline:
             self.finish(pending, verdicts.expired(pending), now)
             return
-        if pending.attempt > 1 and before and before.idempotent > info.idempotent:
+        if not fits:
             self.finish(pending, verdicts.changed(pending), now)
             return
-        self._dispatched += 1
-        pending.dispatch = self.epoch + self._dispatched.to_bytes(8, "big")
-        pending.worker = worker
-        pending.handed = now
-        extras = pending.extras.copy()
-        extras["origin"] = pending.origin
-        extras["attempt"] = pending.attempt
-        extras["now"] = now
-        due = pending.deadline + VERDICT_GRACE
-        if not worker.hands:
+        extras = {
+            **pending.extras,
+            "origin": pending.origin,
+            "attempt": pending.attempt,
+            "now": now,
+        }
+        due = deadline + VERDICT_GRACE
+        if ahead := len(hands):
+            self.counters["ahead"] += 1
+            start_by = pending.start_by = extras["start_by"] = now + prefetch.LEASE
+            due = min(due, start_by + prefetch.MARGIN)
+        else:
+            pending.start_by = inf
+            worker.home.idle.pop(worker, None)
             worker.heard_at = now
             self._rest = 0.0
-        else:
-            self.counters["ahead"] += 1
-            pending.start_by = extras["start_by"] = now + prefetch.LEASE
-            due = min(due, pending.start_by + prefetch.MARGIN)
         self.expiry.set(pending, due)
-        worker.hands[pending.dispatch] = pending
-        if prefetch.add(worker, pending):
-            extras["ahead"] = len(worker.hands) - 1
-        message = Request(pending.dispatch, pending.script, pending.deadline, extras)
-        self.sends.append(
-            Send(Socket.BACKEND, worker.identity, (), message, pending.body)
-        )
+        self._dispatched += 1
+        id_ = pending.dispatch = self.epoch + self._dispatched.to_bytes(8, "big")
+        hands[id_] = pending
+        pending.worker = worker
+        pending.handed = now
+        if prefetch.add(worker, pending, expected):
+            extras["ahead"] = ahead
+        to, message = worker.identity, Request(id_, script, deadline, extras)
+        self.sends.append(Send(Socket.BACKEND, to, (), message, pending.body))
 
-    def take_back(self, pending: Pending) -> None:
+    def take_back(self, pending: Pending) -> Worker:
         """Take a request out of its worker's hands."""
         worker = pending.worker
         assert worker is not None
         del worker.hands[pending.dispatch]
         prefetch.remove(worker, pending)
         pending.worker = None
-        pending.start_by = inf
+        return worker
 
     def revoke(self, hands: list[Pending]) -> None:
         """Take back what its workers have not started; they get no more for now."""
         for pending in hands:
-            worker = pending.worker
-            assert worker is not None
-            self.take_back(pending)
-            prefetch.close(worker)
+            prefetch.close(self.take_back(pending))
 
     def reconcile(self, worker: Worker, holding: Any, now: float) -> None:
         """Take back what a worker says not to hold: it never got that."""
@@ -182,7 +186,7 @@ class Flow:
         if pending.cancelled:
             self.finish(pending, verdicts.cancelled(pending), now)
         else:
-            self.file(pending, now, accepted=True, front=True)
+            self.file(pending, now, TAKEN_BACK)
 
     def finish(
         self,
@@ -198,7 +202,6 @@ class Flow:
         client = pending.client
         pending.answered = True
         pending.body = b""
-        self.open -= 1
         self.expiry.clear(pending)
         del client.pending[pending.origin]
         to, envelope = client.identity, pending.envelope
@@ -206,8 +209,8 @@ class Flow:
             self.counters[f"verdicts.{outcome.code.name.lower()}"] += 1
             self.answer(Peer(Socket.FRONTEND, to, envelope), pending.origin, outcome)
         else:
-            ok = outcome.kind == Kind.OK
-            self.counters["replies.ok" if ok else "replies.error"] += 1
+            kind = "replies.ok" if outcome.kind == Kind.OK else "replies.error"
+            self.counters[kind] += 1
             self.sends.append(Send(Socket.FRONTEND, to, envelope, outcome, body))
         client.seen = now
         if not client.session:
@@ -222,10 +225,13 @@ class Flow:
     def answered(self, worker: Worker, now: float) -> None:
         """Give more to a worker that has answered and can go on."""
         worker.heard_at = now
-        prefetch.reopen(worker)
-        self.pool.set_idle(worker, now)
+        if worker.hands:
+            prefetch.reopen(worker)
+        else:
+            self.pool.set_idle(worker, now)
         self._serve(worker, now)
-        self._rest = min(self._rest, prefetch.rest(worker))
+        rest = prefetch.rest(worker)
+        self._rest = min(self._rest, rest)
 
     def take_rest(self) -> float:
         """Return how long nobody will need the broker, by what happened since last.
@@ -286,21 +292,25 @@ class Flow:
             worker = prefetch.first(lane, now)
             if worker is None or (best and best.load <= worker.load):
                 continue
-            if not self.backlog.awaits(lane_key):
-                best = worker if prefetch.may_follow(worker, pending) else best
+            load = worker.load + prefetch.expectation(lane, pending)
+            if load <= lane.horizon and not self.backlog.awaits(lane_key):
+                best = worker
         return best
 
     def _serve(self, worker: Worker, now: float, *, ahead: bool = True) -> None:
         """Give a worker what has waited longest of what it can run."""
-        while not worker.hands or (ahead and worker in worker.home.spare):
-            queue = self.backlog.queue_of(worker.lane)
+        hands, lane, backlog = worker.hands, worker.home, self.backlog
+        while not hands or (ahead and worker in lane.spare):
+            queue = backlog.queue_of(worker.lane)
             if queue is None:
                 return
-            if worker.hands and not prefetch.may_follow(worker, queue.first()):
+            pending = queue.first()
+            expected = prefetch.expectation(lane, pending)
+            if hands and worker.load + expected > lane.horizon:
                 return
-            pending = self.backlog.pop(queue)
+            backlog.pop(queue)
             self._wait += (now - pending.arrived - self._wait) / 8
-            self.dispatch(pending, worker, now)
+            self.dispatch(pending, worker, expected, now)
 
     def _serve_idle(self, now: float) -> None:
         """Give each idle worker something before any has more than one."""
@@ -308,3 +318,13 @@ class Flow:
         for ahead in (False, True):
             for worker in idle:
                 self._serve(worker, now, ahead=ahead)
+
+
+def _adopt(pending: Pending, info: ScriptInfo) -> bool:
+    """Note which version is to be run; False if that must not be run a second time."""
+    before, pending.info = pending.info, info
+    if info.budget is not None:
+        pending.deadline = min(pending.deadline, pending.arrived + info.budget)
+    if pending.attempt == 1 or before is None:
+        return True
+    return before.idempotent <= info.idempotent

@@ -16,7 +16,7 @@ import zmq
 from falconas import protocol
 from falconas.broker import admin
 from falconas.broker.core import BrokerCore
-from falconas.broker.records import Body, Peer, Send, Socket
+from falconas.broker.records import Body, Peer, Socket
 from falconas.broker.sockets import (
     CLIENT_HIGH_WATER,
     HIGH_WATER,
@@ -243,7 +243,7 @@ class BrokerLoop:
 
     def _ping(self, peer: Peer, message: Any, _: Body, __: float) -> None:
         pong = protocol.Pong(message.id, {})
-        self.core.flow.sends.append(Send(*peer, pong, b""))
+        self.core.flow.sends.append(peer.send(pong, b""))
 
     def _lost(self, _: Peer, message: Any, __: Body, now: float) -> None:
         # A reply that the worker sent before it died comes by another socket; what

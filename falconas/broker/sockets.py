@@ -253,12 +253,11 @@ class Writer:
         return lost
 
     def _write(self, send: Send) -> None:
-        _, identity, envelope, message, body = send
-        put = self._send
-        put(identity, _MORE)
-        for frame in envelope:
+        put, body = self._send, send.body
+        put(send.identity, _MORE)
+        for frame in send.envelope:
             put(frame, _MORE)
-        put(encode(message), _MORE)
+        put(encode(send.message), _MORE)
         put(body, _NOBLOCK, len(body) < COPY_BELOW)
 
 
