@@ -203,23 +203,18 @@ class Writer:
         # Without pyzmq's layer in Python, which costs as much as sending.
         self._send = MethodType(zmq.backend.Socket.send, socket)
         self.dropped = 0
-        self._outboxes: dict[bytes, Outbox] = {}
+        self.outboxes: dict[bytes, Outbox] = {}  # of those who have not taken all
         self._bytes = 0
-
-    @property
-    def congested(self) -> bool:
-        """Whether some peer has not taken all that was for it."""
-        return bool(self._outboxes)
 
     def send(self, send: Send) -> bool:
         """Send, or keep for later; False if the peer is gone."""
-        outbox = self._outboxes.get(send.identity) if self._outboxes else None
+        outbox = self.outboxes.get(send.identity)
         if outbox is None:
             try:
                 self._write(send)
                 return True
             except zmq.Again:
-                outbox = self._outboxes[send.identity] = Outbox()
+                outbox = self.outboxes[send.identity] = Outbox()
             except zmq.ZMQError as error:
                 if error.errno != zmq.EHOSTUNREACH:
                     raise
@@ -235,7 +230,7 @@ class Writer:
     def flush(self) -> list[Send]:
         """Try the outboxes again; return what has lost its peer."""
         lost: list[Send] = []
-        for identity, outbox in list(self._outboxes.items()):
+        for identity, outbox in list(self.outboxes.items()):
             before = outbox.bytes
             try:
                 while outbox.sends:
@@ -249,7 +244,7 @@ class Writer:
                     raise
                 lost.extend(outbox.sends)
             self._bytes -= before
-            del self._outboxes[identity]
+            del self.outboxes[identity]
         return lost
 
     def _write(self, send: Send) -> None:
