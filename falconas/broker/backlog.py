@@ -59,7 +59,9 @@ class Queue:
         turn = self._turns.get(pending.client)
         if turn is None:
             turn = self._turns[pending.client] = Turn()
-        tag = turn.tag = max(self._virtual, turn.tag) + rank
+        if (virtual := self._virtual) > turn.tag:
+            turn.tag = virtual
+        tag = turn.tag = turn.tag + rank
         turn.waiting += 1
         kind, number = pending.kind, pending.number
         alike = self.kinds.get(kind)

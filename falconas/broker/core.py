@@ -53,6 +53,8 @@ from falconas.settings import Broker as BrokerSettings
 
 SWEEP_INTERVAL = 1.0
 
+_PARTIAL, _ERROR = Kind.PARTIAL, Kind.ERROR  # see `flow`
+
 
 class BrokerCore:
     """State of one broker's life, named by `epoch` (8 random bytes)."""
@@ -180,7 +182,7 @@ class BrokerCore:
         flow = self.flow
         id_, kind, code, extras = reply
         pending = self._in_hand(peer, id_, now)
-        if pending is None or kind == Kind.PARTIAL:
+        if pending is None or kind == _PARTIAL:
             flow.counters["stale_replies"] += 1
             return
         worker, script = flow.take_back(pending), pending.script
@@ -189,7 +191,7 @@ class BrokerCore:
         cold = worker.served == 1
         prefetch.learn(worker.home, script, extras.get("run_us"), cold=cold)
         ready, repeated = extras.pop("ready", None) is not False, False
-        if kind == Kind.ERROR:
+        if kind == _ERROR:
             worker.errors += 1
             body = body if pending.attempt == 1 else verdicts.corrected(body)
             repeated = detours.repeats(flow, pending, extras, now)
