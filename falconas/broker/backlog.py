@@ -191,9 +191,7 @@ class Backlog:
 
     def pop(self, queue: Queue) -> Pending:
         """Remove and return the next request of a queue."""
-        pending = queue.pop()
-        self._forget(pending, queue)
-        return pending
+        return self._forget(queue.pop(), queue)
 
     def remove(self, pending: Pending) -> None:
         """Remove a request that was cancelled or expired."""
@@ -250,8 +248,9 @@ class Backlog:
                 fresh.append(pending.queue)
         return fresh
 
-    def _forget(self, pending: Pending, queue: Queue) -> None:
+    def _forget(self, pending: Pending, queue: Queue) -> Pending:
         self.count -= 1
         self.bytes -= pending.size
         if not queue.kinds:
             del self.queues[queue.key]
+        return pending

@@ -29,6 +29,7 @@ from falconas.broker.records import (
     Send,
     Socket,
     Worker,
+    made,
 )
 from falconas.codec import encode_value
 from falconas.errors import FalconError, Started, Unavailable
@@ -197,7 +198,7 @@ class BrokerCore:
             repeated = detours.repeats(flow, pending, extras, now)
         if not repeated:
             extras["attempt"] = pending.attempt
-            answer = Reply(pending.origin, kind, code, extras)
+            answer = made(Reply, (pending.origin, kind, code, extras))
             flow.finish(pending, answer, now, body)
         if worker.ready and ready:
             flow.answered(worker, now)

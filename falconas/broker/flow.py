@@ -26,6 +26,7 @@ from falconas.broker.records import (
     Send,
     Socket,
     Worker,
+    made,
 )
 from falconas.codec import encode_value
 from falconas.errors import Code, FalconError, ResourceExhausted
@@ -154,8 +155,9 @@ class Flow:
         pending.handed = now
         if prefetch.add(worker, pending, expected):
             extras["ahead"] = ahead
-        to, message = worker.identity, Request(id_, script, deadline, extras)
-        self.sends.append(Send(_BACKEND, to, (), message, pending.body))
+        message = made(Request, (id_, script, deadline, extras))
+        to, body = worker.identity, pending.body
+        self.sends.append(Send(_BACKEND, to, (), message, body))
 
     def take_back(self, pending: Pending) -> Worker:
         """Take a request out of its worker's hands."""

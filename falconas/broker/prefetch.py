@@ -87,9 +87,11 @@ def add(worker: Worker, pending: Pending, expected: float) -> bool:
     horizon, spare = lane.horizon, lane.spare
     pending.expected = expected
     load = worker.load = worker.load + expected
-    spare.pop(worker, None)
     if load < horizon and len(worker.hands) < DEPTH and worker.ready:
         spare[worker] = None
+        spare.move_to_end(worker)
+    else:
+        spare.pop(worker, None)
     return expected < horizon
 
 
