@@ -61,7 +61,7 @@ class Flow:
         self.patience = Patience(settings, now, self.pool, self.backlog, self.expiry)
         self.counters: dict[str, int] = defaultdict(int)
         self.sends: list[Send] = []
-        self._rest = inf
+        self._least = inf  # of what those have in hand who have answered
         self._dispatched = 0
         self._wait = 0.0
 
@@ -146,7 +146,7 @@ class Flow:
             pending.start_by = inf
             worker.home.idle.pop(worker, None)
             worker.heard_at = now
-            self._rest = 0.0
+            self._least = 0.0
         self.expiry.set(pending, due)
         self._dispatched += 1
         id_ = pending.dispatch = self.epoch + self._dispatched.to_bytes(8, "big")
@@ -232,16 +232,18 @@ class Flow:
         else:
             self.pool.set_idle(worker, now)
         self._serve(worker, now)
-        rest = prefetch.rest(worker)
-        self._rest = min(self._rest, rest)
+        if len(worker.hands) <= 1:
+            self._least = 0.0
+        elif worker.load < self._least:
+            self._least = worker.load
 
     def take_rest(self) -> float:
         """Return how long nobody will need the broker, by what happened since last.
 
         Workers have answered, all of these have enough in hand, and nobody is idle.
         """
-        rest, self._rest = self._rest, inf
-        return 0.0 if rest == inf or self.pool.has_idle else rest
+        least, self._least = self._least, inf
+        return 0.0 if least == inf or self.pool.has_idle else prefetch.rest(least)
 
     def set_ready(self, worker: Worker, ready: bool, now: float) -> None:
         """Note whether a worker may be given work, and give it some."""

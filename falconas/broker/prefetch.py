@@ -42,16 +42,14 @@ def learn(lane: Lane, script: str, run_us: Any, *, cold: bool = False) -> None:
     if type(run_us) is not int or run_us < 0 or not lane.scripts[script].idempotent:
         return
     took = run_us * 1e-6 + OVERHEAD
-    paces = lane.paces
-    pace = paces.get(script)
+    pace = lane.paces.get(script)
     if pace is None:
-        paces[script] = took
+        lane.paces[script] = took
     elif took < OUTLIER or (took < pace and not cold):
-        paces[script] = pace + (took - pace) / (
-            MEMORY if pace < OUTLIER else LONG_MEMORY
-        )
+        memory = MEMORY if pace < OUTLIER else LONG_MEMORY
+        lane.paces[script] = pace + (took - pace) / memory
     elif not cold:
-        paces[script] = took
+        lane.paces[script] = took
 
 
 def expectation(lane: Lane, pending: Pending) -> float:
@@ -111,9 +109,9 @@ def reopen(worker: Worker) -> None:
         lane.spare.setdefault(worker, None)
 
 
-def rest(worker: Worker) -> float:
-    """Return how long a worker surely has enough to do, in seconds."""
-    return min(REST, worker.load * SHARE) if len(worker.hands) > 1 else 0.0
+def rest(load: float) -> float:
+    """Return how long who has so much in hand surely has enough to do, in seconds."""
+    return min(REST, load * SHARE)
 
 
 def close(worker: Worker) -> None:
