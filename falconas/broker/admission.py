@@ -34,7 +34,9 @@ def budget_of(flow: Flow, wanted: float | None, info: ScriptInfo | None) -> floa
     cap = info.budget if info is not None else None
     if wanted is None:
         wanted = cap or flow.settings.budget
-    return min(wanted, cap or BUDGET_LIMIT, BUDGET_LIMIT)
+    if cap is not None and cap < wanted:
+        wanted = cap
+    return min(wanted, BUDGET_LIMIT)
 
 
 def priority_of(extras: Extras) -> int:

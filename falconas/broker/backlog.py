@@ -69,7 +69,9 @@ class Queue:
             alike = self.kinds[kind] = {}
         alike[number] = pending
         # Of what had been handed out age decides, not how much its client has asked.
-        order = tag * rank - BOOST * pending.priority
+        order = tag if rank else 0.0
+        if pending.priority:
+            order -= BOOST * pending.priority
         pending.queue = self
         pending.alike = alike
         place = pending.place = (rank, order, number, pending, tag)
@@ -95,7 +97,6 @@ class Queue:
 
     def remove(self, pending: Pending) -> None:
         """Remove a request from the middle."""
-        pending.place = None
         self._empty += 1
         self._drop(pending)
 
@@ -109,7 +110,7 @@ class Queue:
         return ways | {key_of(p) for p in self.kinds.get(DEMANDING, {}).values()}
 
     def _drop(self, pending: Pending) -> None:
-        pending.queue = None
+        pending.queue = pending.place = None  # which held it in turn
         alike = pending.alike
         del alike[pending.number]
         if not alike:

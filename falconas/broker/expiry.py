@@ -69,7 +69,7 @@ class Expiry:
         if len(self._buckets) > self._most:
             self._buckets = {at: held for at, held in self._buckets.items() if held}
             self._order = sorted(self._buckets)
-            self._most = 2 * len(self._buckets) + SPARE
+            self._most = 2 * len(self) + SPARE
         bucket = self._buckets[index] = {}
         heappush(self._order, index)
         return bucket
