@@ -134,8 +134,9 @@ class Flow:
         if not fits:
             self.finish(pending, verdicts.changed(pending), now)
             return
-        origin, attempt = pending.origin, pending.attempt
-        extras = dict(pending.extras, origin=origin, attempt=attempt, now=now)
+        extras = dict(
+            pending.extras, origin=pending.origin, attempt=pending.attempt, now=now
+        )
         due = deadline + VERDICT_GRACE
         if ahead := len(hands):
             self.counters["ahead"] += 1
@@ -156,8 +157,8 @@ class Flow:
         if prefetch.add(worker, pending, expected):
             extras["ahead"] = ahead
         message = made(Request, (id_, script, deadline, extras))
-        to, body = worker.identity, pending.body
-        self.sends.append(Send(_BACKEND, to, (), message, body))
+        send = Send(_BACKEND, worker.identity, (), message, pending.body)
+        self.sends.append(send)
 
     def take_back(self, pending: Pending) -> Worker:
         """Take a request out of its worker's hands."""
