@@ -22,6 +22,7 @@ from falconas.protocol import (
     Request,
     encode,
     is_script_name,
+    public_extras,
 )
 
 NAME_RULE = "lower-case letters, digits and _, at most four parts joined by dots"
@@ -31,8 +32,11 @@ USUAL_EXTRAS = {"accept": ["ext"]}
 def budget_of(flow: Flow, wanted: float | None, info: ScriptInfo | None) -> float:
     """Return how long a request may take: as asked for, the script's at most."""
     cap = info.budget if info is not None else None
-    budget = wanted if wanted is not None else cap or flow.settings.budget
-    return min(budget, cap or BUDGET_LIMIT, BUDGET_LIMIT)
+    if wanted is None:
+        wanted = cap or flow.settings.budget
+    if cap is not None and cap < wanted:
+        wanted = cap
+    return min(wanted, BUDGET_LIMIT)
 
 
 def priority_of(extras: Extras) -> int:
@@ -45,14 +49,13 @@ def priority_of(extras: Extras) -> int:
 
 def wish(flow: Flow, pending: Pending) -> None:
     """Note what a request wants beyond the usual."""
-    extras = pending.extras
+    extras = pending.extras = public_extras(pending.extras)
     pending.priority = priority_of(extras)
     pending.watched = presence.watch(flow, pending.client, extras, pending.envelope)
     if "min_lsn" in extras:
         pending.demand = Demand.COMPARABLE
     if extras.get("attempt") == ATTEMPTS:  # the first was lost with another broker
         pending.attempt = ATTEMPTS
-        pending.info = flow.pool.info(pending.script)
 
 
 def refusal(
@@ -64,14 +67,15 @@ def refusal(
     now: float,
 ) -> FalconError | None:
     """Say why a request is not accepted; None: it is."""
-    settings, script = flow.settings, request.script
-    if request.id in client.pending:
+    settings = flow.settings
+    id_, script, budget, extras = request
+    if id_ in client.pending:
         return AlreadyExists("the id is in use by an outstanding request of yours")
     if info is None and not is_script_name(script):
         return InvalidArgument(f"{script[:80]!r} is no script name: {NAME_RULE}")
-    if request.budget is not None and request.budget <= 0:
+    if budget is not None and budget <= 0:
         return DeadlineExceeded("the budget was used up", retry_safe=True)
-    if request.extras and request.extras != USUAL_EXTRAS:
+    if extras and extras != USUAL_EXTRAS:
         error = _against(request)
         if error is not None:
             return error

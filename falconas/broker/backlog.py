@@ -17,10 +17,12 @@ from falconas.broker.records import Client, LaneKey, Pending
 BOOST = 100
 PRIORITY_LIMIT = 3
 DEMANDING = ()  # the kind of what is looked at one by one
+# Ranks: what had been handed out goes before what has only been asked for.
+TAKEN_BACK, ASKED = 0, 1
 
 QueueKey = frozenset[LaneKey]
-# Rank, order, number; and whose place it is, as long as that says so too.
-Place = tuple[int, float, int, Pending]
+# Rank, order, number; whose place it is, as long as that says so too; and its tag.
+Place = tuple[int, float, int, Pending, float]
 
 
 class Turn:
@@ -41,68 +43,62 @@ class Queue:
         self.alone_at: float | None = None  # since when no worker of it is ready
         self.kinds: dict[tuple[str, ...], dict[int, Pending]] = {}
         self._heap: list[Place] = []
-        self._count = 0
+        self._empty = 0  # places there, of what was removed; never the first one
         self._turns: dict[Client, Turn] = {}
         self._virtual = 0.0
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._heap) - self._empty
 
     def __iter__(self) -> Iterator[Pending]:
         for alike in self.kinds.values():
             yield from alike.values()
 
-    def push(self, pending: Pending, *, front: bool = False) -> None:
-        """Add a request; at the head if it had been handed out before."""
+    def push(self, pending: Pending, rank: int = ASKED) -> None:
+        """Add a request."""
         turn = self._turns.get(pending.client)
         if turn is None:
             turn = self._turns[pending.client] = Turn()
-        tag = max(self._virtual, turn.tag) + (0.0 if front else 1.0)
-        turn.tag = tag
+        if (virtual := self._virtual) > turn.tag:
+            turn.tag = virtual
+        tag = turn.tag = turn.tag + rank
         turn.waiting += 1
-        self._count += 1
-        kind = pending.kind
+        kind, number = pending.kind, pending.number
         alike = self.kinds.get(kind)
         if alike is None:
             alike = self.kinds[kind] = {}
-        alike[pending.number] = pending
-        rank = 0 if front else 1
+        alike[number] = pending
         # Of what had been handed out age decides, not how much its client has asked.
-        order = (tag if rank else 0.0) - BOOST * pending.priority
+        order = tag if rank else 0.0
+        if pending.priority:
+            order -= BOOST * pending.priority
+        pending.queue = self
         pending.alike = alike
-        pending.place = (rank, order, pending.number, pending)
-        heappush(self._heap, pending.place)
+        place = pending.place = (rank, order, number, pending, tag)
+        heappush(self._heap, place)
 
     def first(self) -> Pending:
         """Return the next request; the queue must not be empty."""
-        while True:
-            place = self._heap[0]
-            pending = place[3]
-            if pending.place is place:
-                return pending
-            heappop(self._heap)  # it was removed
+        return self._heap[0][3]
 
     def head(self) -> tuple[int, float, int]:
         """Return the sort key of the next request; the queue must not be empty."""
-        pending = self.first()
+        rank, _, number, pending, _ = self._heap[0]
         # Between queues age decides; tags of two queues do not compare.
-        return self._heap[0][0], pending.arrived, pending.number
+        return rank, pending.arrived, number
 
     def pop(self) -> Pending:
         """Remove and return the next request; the queue must not be empty."""
-        pending = self.first()
-        rank, order, _, _ = heappop(self._heap)
-        if rank:
-            self._virtual = max(self._virtual, order + BOOST * pending.priority)
+        rank, _, _, pending, tag = heappop(self._heap)
+        if rank and tag > self._virtual:
+            self._virtual = tag
         self._drop(pending)
         return pending
 
     def remove(self, pending: Pending) -> None:
         """Remove a request from the middle."""
+        self._empty += 1
         self._drop(pending)
-        if len(self._heap) > 2 * self._count + 64:
-            self._heap = [place for place in self._heap if place[3].place is place]
-            heapify(self._heap)
 
     def ways(self, key_of: Callable[[Pending], QueueKey]) -> set[QueueKey]:
         """Return the keys of all that waits: one look at each kind."""
@@ -114,16 +110,28 @@ class Queue:
         return ways | {key_of(p) for p in self.kinds.get(DEMANDING, {}).values()}
 
     def _drop(self, pending: Pending) -> None:
-        self._count -= 1
+        pending.queue = pending.place = None  # which held it in turn
         alike = pending.alike
         del alike[pending.number]
         if not alike:
             del self.kinds[pending.kind]
-        pending.alike = pending.place = None
         turn = self._turns[pending.client]
         turn.waiting -= 1
         if not turn.waiting:
             del self._turns[pending.client]
+        if self._empty:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Let the first place be somebody's, and not most of them nobody's."""
+        heap = self._heap
+        while heap and heap[0][3].place is not heap[0]:
+            heappop(heap)
+            self._empty -= 1
+        if 2 * self._empty > len(heap) + 64:
+            self._heap = [place for place in heap if place[3].place is place]
+            heapify(self._heap)
+            self._empty = 0
 
 
 class Backlog:
@@ -156,7 +164,7 @@ class Backlog:
         scripts = {kind[0] for q in self.queues.values() for kind in q.kinds if kind}
         return scripts | {pending.script for pending in self.demanding}
 
-    def push(self, pending: Pending, key: QueueKey, *, front: bool = False) -> bool:
+    def push(self, pending: Pending, key: QueueKey, rank: int = ASKED) -> bool:
         """Queue a request; True if its queue is new.
 
         The bound is the caller's to ask (`has_room`).
@@ -165,8 +173,7 @@ class Backlog:
         fresh = queue is None
         if queue is None:
             queue = self.queues[key] = Queue(key)
-        queue.push(pending, front=front)
-        pending.queue = queue
+        queue.push(pending, rank)
         self.count += 1
         self.bytes += pending.size
         return fresh
@@ -177,25 +184,15 @@ class Backlog:
 
     def queue_of(self, lane: LaneKey) -> Queue | None:
         """Return the queue of the next request that `lane` can serve."""
-        if not self.count:
-            return None
         best: Queue | None = None
-        best_head = None
-        if len(self.queues) == 1:  # nearly always: nothing to compare
-            (best,) = self.queues.values()
-            return best if lane in best.key else None
         for queue in self.queues.values():
-            if lane in queue.key:
-                head = queue.head()
-                if best_head is None or head < best_head:
-                    best, best_head = queue, head
+            if lane in queue.key and (best is None or queue.head() < best.head()):
+                best = queue
         return best
 
     def pop(self, queue: Queue) -> Pending:
         """Remove and return the next request of a queue."""
-        pending = queue.pop()
-        self._forget(pending, queue)
-        return pending
+        return self._forget(queue.pop(), queue)
 
     def remove(self, pending: Pending) -> None:
         """Remove a request that was cancelled or expired."""
@@ -247,13 +244,14 @@ class Backlog:
         fresh = []
         for pending in sorted(strays, key=lambda pending: pending.number):
             self.remove(pending)
-            if self.push(pending, key_of(pending), front=pending.demanding):
+            rank = TAKEN_BACK if pending.demanding else ASKED
+            if self.push(pending, key_of(pending), rank):
                 fresh.append(pending.queue)
         return fresh
 
-    def _forget(self, pending: Pending, queue: Queue) -> None:
-        pending.queue = None
+    def _forget(self, pending: Pending, queue: Queue) -> Pending:
         self.count -= 1
         self.bytes -= pending.size
-        if not queue:
+        if not queue.kinds:
             del self.queues[queue.key]
+        return pending

@@ -29,6 +29,7 @@ from falconas.broker.records import (
     Send,
     Socket,
     Worker,
+    made,
 )
 from falconas.codec import encode_value
 from falconas.errors import FalconError, Started, Unavailable
@@ -48,11 +49,12 @@ from falconas.protocol import (
     Request,
     Return,
     Status,
-    public_extras,
 )
 from falconas.settings import Broker as BrokerSettings
 
 SWEEP_INTERVAL = 1.0
+
+_PARTIAL, _ERROR = Kind.PARTIAL, Kind.ERROR  # see `flow`
 
 
 class BrokerCore:
@@ -64,7 +66,6 @@ class BrokerCore:
         self.hosts = self.flow.hosts
         self.losses = Losses(self.flow)
         self.draining_until = inf
-        self._number = 0
         self._sweep_at = now + SWEEP_INTERVAL
 
     # What clients say
@@ -86,41 +87,38 @@ class BrokerCore:
     def request(self, peer: Peer, request: Request, body: Body, now: float) -> None:
         """A client wants a script run."""
         flow = self.flow
+        id_, script, budget, extras = request
         client = flow.clients.of(peer.identity, now)
-        info = flow.pool.info(request.script)
+        info, size = flow.pool.info(script), len(body)
         error: FalconError | None
         if self.draining_until < inf:
             text = "the broker is draining"
             error = Unavailable(text, retry_safe=True, retry_after=1.0)
         else:
-            error = refusal(flow, client, request, info, len(body), now)
+            error = refusal(flow, client, request, info, size, now)
+        counters = flow.counters
         if error is not None:
-            flow.counters[f"refused.{error.code.name.lower()}"] += 1
-            flow.answer(peer, request.id, error)
+            counters[f"refused.{error.code.name.lower()}"] += 1
+            flow.answer(peer, id_, error)
             flow.clients.ended(client)
             return
-        self._number += 1
-        extras = request.extras
-        usual = extras == USUAL_EXTRAS
-        if not usual:
-            extras = public_extras(extras)
+        number = counters["requests"] = counters["requests"] + 1
         pending = Pending(
-            number=self._number,
-            client=client,
-            envelope=peer.envelope,
-            origin=request.id,
-            script=request.script,
-            body=body,
-            size=len(body),
-            extras=extras,
-            arrived=now,
-            deadline=now + budget_of(flow, request.budget, info),
+            number,
+            client,
+            peer.envelope,
+            id_,
+            script,
+            body,
+            size,
+            extras,
+            now,
+            now + budget_of(flow, budget, info),
+            info,
         )
-        if not usual:
+        if extras != USUAL_EXTRAS:
             wish(flow, pending)
-        client.pending[request.id] = pending
-        flow.open += 1
-        flow.counters["requests"] += 1
+        client.pending[id_] = pending
         flow.file(pending, now)
 
     def cancel(self, peer: Peer, cancel: Cancel, now: float) -> None:
@@ -173,47 +171,48 @@ class BrokerCore:
 
     def status(self, peer: Peer, status: Status, now: float) -> None:
         """A worker can, or can no longer, serve."""
-        worker = self._worker(peer, now)
-        if worker is not None:
-            worker.facts = {**worker.facts, "reason": "", **status.extras}
-            self.flow.set_ready(worker, status.ready, now)
+        worker = self.flow.pool.by_identity.get(peer.identity)
+        if worker is None:
+            self.flow.welcome(peer, UNKNOWN_PEER, now)
+            return
+        worker.facts = {**worker.facts, "reason": "", **status.extras}
+        self.flow.set_ready(worker, status.ready, now)
 
     def reply(self, peer: Peer, reply: Reply, body: Body, now: float) -> None:
         """A worker answers a request, which also gives its credit back."""
-        worker = self._worker(peer, now)
-        pending = self._in_hand(worker, reply.id)
-        if worker is None or pending is None or reply.kind == Kind.PARTIAL:
-            self.flow.counters["stale_replies"] += 1
+        flow = self.flow
+        id_, kind, code, extras = reply
+        pending = self._in_hand(peer, id_, now)
+        if pending is None or kind == _PARTIAL:
+            flow.counters["stale_replies"] += 1
             return
-        self.flow.take_back(pending)
+        worker, script = flow.take_back(pending), pending.script
         worker.served += 1
-        worker.answered = pending.dispatch, pending.script
-        extras, repeated = reply.extras, False
-        run_us, cold = extras.get("run_us"), worker.served == 1
-        prefetch.learn(worker.home, pending.script, run_us, cold=cold)
-        ready = extras.pop("ready", None) is not False
-        if reply.kind == Kind.ERROR:
+        worker.answered = id_, script
+        cold = worker.served == 1
+        prefetch.learn(worker.home, script, extras.get("run_us"), cold=cold)
+        ready, repeated = extras.pop("ready", None) is not False, False
+        if kind == _ERROR:
             worker.errors += 1
             body = body if pending.attempt == 1 else verdicts.corrected(body)
-            repeated = detours.repeats(self.flow, pending, extras, now)
+            repeated = detours.repeats(flow, pending, extras, now)
         if not repeated:
             extras["attempt"] = pending.attempt
-            answer = Reply(pending.origin, reply.kind, reply.code, extras)
-            self.flow.finish(pending, answer, now, body)
+            answer = made(Reply, (pending.origin, kind, code, extras))
+            flow.finish(pending, answer, now, body)
         if worker.ready and ready:
-            self.flow.answered(worker, now)
+            flow.answered(worker, now)
         else:
-            self.flow.set_ready(worker, False, now)
+            flow.set_ready(worker, False, now)
 
     def returned(self, peer: Peer, returned: Return, now: float) -> None:
         """A worker gives back what it has not started; that costs no attempt."""
-        worker = self._worker(peer, now)
-        pending = self._in_hand(worker, returned.id)
-        if worker is None or pending is None:
+        pending = self._in_hand(peer, returned.id, now)
+        if pending is None:
             self.flow.counters["stale_replies"] += 1
             return
         self.flow.counters["returned"] += 1
-        self.flow.take_back(pending)
+        worker = self.flow.take_back(pending)
         prefetch.close(worker)
         if returned.extras.get("ready") is False:
             self.flow.set_ready(worker, False, now)
@@ -238,7 +237,7 @@ class BrokerCore:
             worker = flow.pool.by_identity.get(send.identity)
             if worker is None:
                 return
-            pending = self._in_hand(worker, send.message.id)
+            pending = worker.hands.get(send.message.id)
             if pending is not None and isinstance(send.message, Request):
                 flow.take_back(pending)  # it never left
                 flow.again(pending, now)
@@ -308,14 +307,12 @@ class BrokerCore:
         sends, self.flow.sends = self.flow.sends, []
         return sends
 
-    def _worker(self, peer: Peer, now: float) -> Worker | None:
+    def _in_hand(self, peer: Peer, id_: Id, now: float) -> Pending | None:
         worker = self.flow.pool.by_identity.get(peer.identity)
         if worker is None:
             self.flow.welcome(peer, UNKNOWN_PEER, now)
-        return worker
-
-    def _in_hand(self, worker: Worker | None, id_: Id) -> Pending | None:
-        return worker.hands.get(id_) if worker and type(id_) is bytes else None
+            return None
+        return worker.hands.get(id_)
 
 
 def _is_older(id_: Id, last: Id) -> bool:

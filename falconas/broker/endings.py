@@ -60,8 +60,8 @@ def _due(flow: Flow, due: list[Pending], now: float) -> None:
     that is silent for so long is as good as lost for what is behind that: should
     answers be on their way, something of it may have been started.
     """
-    leases = [pending for pending in due if pending.start_by < inf]
-    over = [pending for pending in due if pending.start_by == inf]
+    leases = [p for p in due if p.worker is not None and p.start_by < inf]
+    over = [p for p in due if p.worker is None or p.start_by == inf]
     lapsed = [pending for pending in leases if not _is_first(pending)]
     for pending in leases:
         pending.start_by = inf

@@ -21,45 +21,40 @@ class Expiry:
     def __init__(self) -> None:
         self._buckets: dict[int, dict[int, Pending]] = {}
         self._order: list[int] = []
-        self._count = 0
+        self._most = SPARE  # buckets, before the empty ones are looked for
 
     def __contains__(self, pending: Pending) -> bool:
         bucket = self._buckets.get(ceil(pending.due / RESOLUTION))
         return bucket is not None and bucket is pending.bucket
 
     def __len__(self) -> int:
-        return self._count
+        return sum(map(len, self._buckets.values()))
 
     def set(self, pending: Pending, due: float) -> None:
         """Call `pending` due at `due`, and no longer at another time."""
-        if pending.bucket is None:
-            self._count += 1
-        else:
-            del pending.bucket[pending.number]
+        number, bucket = pending.number, pending.bucket
+        if bucket is not None:
+            del bucket[number]
         pending.due = due
         index = ceil(due / RESOLUTION)
         bucket = self._buckets.get(index)
         if bucket is None:
-            if len(self._buckets) > 2 * self._count + SPARE:
-                self._compact()
-            bucket = self._buckets[index] = {}
-            heappush(self._order, index)
-        bucket[pending.number] = pending
+            bucket = self._open(index)
+        bucket[number] = pending
         pending.bucket = bucket
 
     def clear(self, pending: Pending) -> None:
         """Forget `pending`."""
-        if pending.bucket is not None:
-            del pending.bucket[pending.number]
+        bucket = pending.bucket
+        if bucket is not None:
+            del bucket[pending.number]
             pending.bucket = None
-            self._count -= 1
 
     def take(self, now: float) -> list[Pending]:
         """Remove and return what is due, the earliest first."""
         due: list[Pending] = []
         while self._order and self._order[0] * RESOLUTION <= now:
             due.extend(self._buckets.pop(heappop(self._order)).values())
-        self._count -= len(due)
         for pending in due:
             pending.bucket = None
         return due
@@ -70,6 +65,11 @@ class Expiry:
             del self._buckets[heappop(self._order)]
         return self._order[0] * RESOLUTION if self._order else inf
 
-    def _compact(self) -> None:
-        self._buckets = {index: held for index, held in self._buckets.items() if held}
-        self._order = sorted(self._buckets)
+    def _open(self, index: int) -> dict[int, Pending]:
+        if len(self._buckets) > self._most:
+            self._buckets = {at: held for at, held in self._buckets.items() if held}
+            self._order = sorted(self._buckets)
+            self._most = 2 * len(self) + SPARE
+        bucket = self._buckets[index] = {}
+        heappush(self._order, index)
+        return bucket

@@ -7,18 +7,27 @@ only place that gives one.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from math import inf
 from typing import Any
 
 from falconas.broker import prefetch, verdicts
-from falconas.broker.backlog import Backlog, QueueKey
+from falconas.broker.backlog import ASKED, TAKEN_BACK, Backlog, QueueKey
 from falconas.broker.clients import Clients
 from falconas.broker.expiry import Expiry
 from falconas.broker.hosts import Hosts
 from falconas.broker.patience import Patience
 from falconas.broker.pool import Pool
-from falconas.broker.records import Body, Peer, Pending, Send, Socket, Worker
+from falconas.broker.records import (
+    Body,
+    Peer,
+    Pending,
+    ScriptInfo,
+    Send,
+    Socket,
+    Worker,
+    made,
+)
 from falconas.codec import encode_value
 from falconas.errors import Code, FalconError, ResourceExhausted
 from falconas.protocol import VERSION, Id, Kind, Reply, Request, Welcome
@@ -32,6 +41,9 @@ ATTEMPTS = 2
 RECOUNT = b"holding?"
 # Id of a WELCOME that asks an unknown peer to introduce itself.
 UNKNOWN_PEER = b"?"
+
+# To look up an enum's member takes as long as ten other names.
+_FRONTEND, _BACKEND, _OK = Socket.FRONTEND, Socket.BACKEND, Kind.OK
 
 
 class Flow:
@@ -47,12 +59,16 @@ class Flow:
         self.hosts = Hosts()
         self.expiry = Expiry()
         self.patience = Patience(settings, now, self.pool, self.backlog, self.expiry)
-        self.counters: Counter[str] = Counter()
+        self.counters: dict[str, int] = defaultdict(int)
         self.sends: list[Send] = []
-        self.open = 0
-        self._rest = inf
+        self._least = inf  # of what those have in hand who have answered
         self._dispatched = 0
         self._wait = 0.0
+
+    @property
+    def open(self) -> int:
+        """How many requests have no verdict yet: each of them has its timer."""
+        return len(self.expiry)
 
     def answer(self, peer: Peer, id_: Id, outcome: FalconError | Body) -> None:
         """Send a verdict or a report."""
@@ -61,7 +77,7 @@ class Flow:
             outcome = encode_value(outcome.body())
         else:
             reply = Reply(id_, Kind.OK, Code.OK, {})
-        self.sends.append(Send(*peer, reply, outcome))
+        self.sends.append(peer.send(reply, outcome))
 
     def welcome(self, peer: Peer, id_: Id, now: float, body: Body = b"") -> None:
         """Introduce the broker; under the id "?", ask an unknown peer to do so too."""
@@ -74,35 +90,28 @@ class Flow:
         }
         extras = {"versions": [VERSION], "limits": limits}
         message = Welcome(id_, self.epoch, now, extras)
-        self.sends.append(Send(*peer, message, body))
+        self.sends.append(peer.send(message, body))
 
-    def file(
-        self,
-        pending: Pending,
-        now: float,
-        *,
-        accepted: bool = False,
-        front: bool = False,
-    ) -> None:
+    def file(self, pending: Pending, now: float, rank: int = ASKED) -> None:
         """Hand a request to an idle worker, or let it wait.
 
-        No bound refuses what was accepted before; `front` puts it at the head.
+        No bound refuses what was accepted before.
         """
-        key = self.pool.key_of(pending)
+        backlog, key = self.backlog, self.pool.key_of(pending)
         worker = None
-        if key not in self.backlog.queues:  # else nobody has time
+        if key not in backlog.queues:  # else nobody has time
             worker = self.pool.choose(key) or self._follow(pending, key, now)
         if worker is not None:
-            self.dispatch(pending, worker, now)
+            expected = prefetch.expectation(worker.home, pending)
+            self.dispatch(pending, worker, expected, now)
         elif not key and self.pool.is_quarantined(pending.script):
             self.finish(pending, verdicts.quarantined(pending), now)
-        elif accepted or self.backlog.has_room(pending.size):
-            if self.backlog.push(pending, key, front=front):
+        elif rank != ASKED or backlog.has_room(pending.size):
+            if backlog.push(pending, key, rank):
                 self.patience.look(pending.queue, now)
             pending.alone_at = now
             self.expiry.set(pending, self.patience.end(pending))
         else:
-            backlog = self.backlog
             full = ResourceExhausted(
                 f"{backlog.count} requests with {backlog.bytes} bytes wait,"
                 f" the limits are {backlog.limit} and {backlog.limit_bytes}",
@@ -111,61 +120,59 @@ class Flow:
             )
             self.finish(pending, full, now)
 
-    def dispatch(self, pending: Pending, worker: Worker, now: float) -> None:
+    def dispatch(
+        self, pending: Pending, worker: Worker, expected: float, now: float
+    ) -> None:
         """Put a request into a worker's hands, unless it is too late."""
-        scripts = worker.home.scripts
-        assert scripts is not None
-        before, info = pending.info, scripts[pending.script]
-        pending.info = info
-        if info.budget is not None:
-            pending.deadline = min(pending.deadline, pending.arrived + info.budget)
-        if now >= pending.deadline:
+        script, hands = pending.script, worker.hands
+        info = worker.home.scripts[script]
+        fits = info is pending.info or _adopt(pending, info)
+        deadline = pending.deadline
+        if now >= deadline:
             self.finish(pending, verdicts.expired(pending), now)
             return
-        if pending.attempt > 1 and before and before.idempotent > info.idempotent:
+        if not fits:
             self.finish(pending, verdicts.changed(pending), now)
             return
+        extras = dict(
+            pending.extras, origin=pending.origin, attempt=pending.attempt, now=now
+        )
+        due = deadline + VERDICT_GRACE
+        if ahead := len(hands):
+            self.counters["ahead"] += 1
+            start_by = pending.start_by = extras["start_by"] = now + prefetch.LEASE
+            if due > (lapse := start_by + prefetch.MARGIN):
+                due = lapse
+        else:
+            pending.start_by = inf
+            worker.home.idle.pop(worker, None)
+            worker.heard_at = now
+            self._least = 0.0
+        self.expiry.set(pending, due)
         self._dispatched += 1
-        pending.dispatch = self.epoch + self._dispatched.to_bytes(8, "big")
+        id_ = pending.dispatch = self.epoch + self._dispatched.to_bytes(8, "big")
+        hands[id_] = pending
         pending.worker = worker
         pending.handed = now
-        extras = pending.extras.copy()
-        extras["origin"] = pending.origin
-        extras["attempt"] = pending.attempt
-        extras["now"] = now
-        due = pending.deadline + VERDICT_GRACE
-        if not worker.hands:
-            worker.heard_at = now
-            self._rest = 0.0
-        else:
-            self.counters["ahead"] += 1
-            pending.start_by = extras["start_by"] = now + prefetch.LEASE
-            due = min(due, pending.start_by + prefetch.MARGIN)
-        self.expiry.set(pending, due)
-        worker.hands[pending.dispatch] = pending
-        if prefetch.add(worker, pending):
-            extras["ahead"] = len(worker.hands) - 1
-        message = Request(pending.dispatch, pending.script, pending.deadline, extras)
-        self.sends.append(
-            Send(Socket.BACKEND, worker.identity, (), message, pending.body)
-        )
+        if prefetch.add(worker, pending, expected):
+            extras["ahead"] = ahead
+        message = made(Request, (id_, script, deadline, extras))
+        send = Send(_BACKEND, worker.identity, (), message, pending.body)
+        self.sends.append(send)
 
-    def take_back(self, pending: Pending) -> None:
+    def take_back(self, pending: Pending) -> Worker:
         """Take a request out of its worker's hands."""
         worker = pending.worker
         assert worker is not None
         del worker.hands[pending.dispatch]
         prefetch.remove(worker, pending)
         pending.worker = None
-        pending.start_by = inf
+        return worker
 
     def revoke(self, hands: list[Pending]) -> None:
         """Take back what its workers have not started; they get no more for now."""
         for pending in hands:
-            worker = pending.worker
-            assert worker is not None
-            self.take_back(pending)
-            prefetch.close(worker)
+            prefetch.close(self.take_back(pending))
 
     def reconcile(self, worker: Worker, holding: Any, now: float) -> None:
         """Take back what a worker says not to hold: it never got that."""
@@ -182,7 +189,7 @@ class Flow:
         if pending.cancelled:
             self.finish(pending, verdicts.cancelled(pending), now)
         else:
-            self.file(pending, now, accepted=True, front=True)
+            self.file(pending, now, TAKEN_BACK)
 
     def finish(
         self,
@@ -198,17 +205,16 @@ class Flow:
         client = pending.client
         pending.answered = True
         pending.body = b""
-        self.open -= 1
         self.expiry.clear(pending)
         del client.pending[pending.origin]
         to, envelope = client.identity, pending.envelope
         if isinstance(outcome, FalconError):
             self.counters[f"verdicts.{outcome.code.name.lower()}"] += 1
-            self.answer(Peer(Socket.FRONTEND, to, envelope), pending.origin, outcome)
+            self.answer(Peer(_FRONTEND, to, envelope), pending.origin, outcome)
         else:
-            ok = outcome.kind == Kind.OK
-            self.counters["replies.ok" if ok else "replies.error"] += 1
-            self.sends.append(Send(Socket.FRONTEND, to, envelope, outcome, body))
+            kind = "replies.ok" if outcome.kind == _OK else "replies.error"
+            self.counters[kind] += 1
+            self.sends.append(Send(_FRONTEND, to, envelope, outcome, body))
         client.seen = now
         if not client.session:
             self.clients.ended(client)
@@ -222,18 +228,23 @@ class Flow:
     def answered(self, worker: Worker, now: float) -> None:
         """Give more to a worker that has answered and can go on."""
         worker.heard_at = now
-        prefetch.reopen(worker)
-        self.pool.set_idle(worker, now)
+        if worker.hands:
+            prefetch.reopen(worker)
+        else:
+            self.pool.set_idle(worker, now)
         self._serve(worker, now)
-        self._rest = min(self._rest, prefetch.rest(worker))
+        if len(worker.hands) <= 1:
+            self._least = 0.0
+        elif worker.load < self._least:
+            self._least = worker.load
 
     def take_rest(self) -> float:
         """Return how long nobody will need the broker, by what happened since last.
 
         Workers have answered, all of these have enough in hand, and nobody is idle.
         """
-        rest, self._rest = self._rest, inf
-        return 0.0 if rest == inf or self.pool.has_idle else rest
+        least, self._least = self._least, inf
+        return 0.0 if least == inf or self.pool.has_idle else prefetch.rest(least)
 
     def set_ready(self, worker: Worker, ready: bool, now: float) -> None:
         """Note whether a worker may be given work, and give it some."""
@@ -286,21 +297,25 @@ class Flow:
             worker = prefetch.first(lane, now)
             if worker is None or (best and best.load <= worker.load):
                 continue
-            if not self.backlog.awaits(lane_key):
-                best = worker if prefetch.may_follow(worker, pending) else best
+            load = worker.load + prefetch.expectation(lane, pending)
+            if load <= lane.horizon and not self.backlog.awaits(lane_key):
+                best = worker
         return best
 
     def _serve(self, worker: Worker, now: float, *, ahead: bool = True) -> None:
         """Give a worker what has waited longest of what it can run."""
-        while not worker.hands or (ahead and worker in worker.home.spare):
-            queue = self.backlog.queue_of(worker.lane)
+        hands, lane, backlog = worker.hands, worker.home, self.backlog
+        while not hands or (ahead and worker in lane.spare):
+            queue = backlog.queue_of(worker.lane)
             if queue is None:
                 return
-            if worker.hands and not prefetch.may_follow(worker, queue.first()):
+            pending = queue.first()
+            expected = prefetch.expectation(lane, pending)
+            if hands and worker.load + expected > lane.horizon:
                 return
-            pending = self.backlog.pop(queue)
+            backlog.pop(queue)
             self._wait += (now - pending.arrived - self._wait) / 8
-            self.dispatch(pending, worker, now)
+            self.dispatch(pending, worker, expected, now)
 
     def _serve_idle(self, now: float) -> None:
         """Give each idle worker something before any has more than one."""
@@ -308,3 +323,13 @@ class Flow:
         for ahead in (False, True):
             for worker in idle:
                 self._serve(worker, now, ahead=ahead)
+
+
+def _adopt(pending: Pending, info: ScriptInfo) -> bool:
+    """Note which version is to be run; False if that must not be run a second time."""
+    before, pending.info = pending.info, info
+    if info.budget is not None:
+        pending.deadline = min(pending.deadline, pending.arrived + info.budget)
+    if pending.attempt == 1 or before is None:
+        return True
+    return before.idempotent <= info.idempotent

@@ -16,7 +16,7 @@ import zmq
 from falconas import protocol
 from falconas.broker import admin
 from falconas.broker.core import BrokerCore
-from falconas.broker.records import Body, Peer, Send, Socket
+from falconas.broker.records import Body, Peer, Socket
 from falconas.broker.sockets import (
     CLIENT_HIGH_WATER,
     HIGH_WATER,
@@ -107,7 +107,7 @@ class BrokerLoop:
         while not core.drained:
             wake_at = min(core.wake_at(), self._notifier.wake_at())
             wait = max(0.0, wake_at - monotonic())
-            congested = any(writer.congested for writer in writers)
+            congested = any(writer.outboxes for writer in writers)
             if congested:
                 wait = min(wait, CONGESTED_WAIT)
             events = dict(poller.poll(ceil(wait * 1000)))
@@ -183,9 +183,9 @@ class BrokerLoop:
 
     def _receive(self, role: Socket) -> None:
         reader = self._readers[role]
-        first = True
+        message, first = self._message, True
         for frames in reader.messages():
-            self._message(role, frames, monotonic())
+            message(role, frames, monotonic())
             if first:  # to find that there is nothing more takes longer than to send
                 self._flush()
                 first = False
@@ -194,10 +194,11 @@ class BrokerLoop:
             reader.discarded = 0
 
     def _message(self, role: Socket, frames: list[Any], now: float) -> None:
-        envelope = _NO_ENVELOPE if len(frames) == PLAIN else tuple(frames[1:-2])
+        plain = len(frames) == PLAIN
+        envelope = _NO_ENVELOPE if plain else tuple(frames[1:-2])
         peer = Peer(role, frames[0], envelope)
         try:
-            if len(frames) < PLAIN or not _is_envelope(envelope):
+            if not plain and not _is_envelope(envelope):
                 raise Malformed(InvalidArgument("a message is header and body"))  # noqa: TRY301
             message = decode(_bytes(frames[-2]), ACCEPT[role])
         except Malformed as malformed:
@@ -243,7 +244,7 @@ class BrokerLoop:
 
     def _ping(self, peer: Peer, message: Any, _: Body, __: float) -> None:
         pong = protocol.Pong(message.id, {})
-        self.core.flow.sends.append(Send(*peer, pong, b""))
+        self.core.flow.sends.append(peer.send(pong, b""))
 
     def _lost(self, _: Peer, message: Any, __: Body, now: float) -> None:
         # A reply that the worker sent before it died comes by another socket; what
@@ -285,14 +286,15 @@ class BrokerLoop:
         self.core.flow.counters[name] += by
 
     def _flush(self) -> None:
-        while sends := self.core.take_sends():
+        core, writers = self.core, self._writers
+        while sends := core.take_sends():
             for send in sends:
-                if not self._writers[send.socket].send(send):
-                    self.core.unreachable(send, monotonic())
-        for writer in self._writers:
-            if writer.congested:
+                if not writers[send.socket].send(send):
+                    core.unreachable(send, monotonic())
+        for writer in writers:
+            if writer.outboxes:
                 for send in writer.flush():
-                    self.core.unreachable(send, monotonic())
+                    core.unreachable(send, monotonic())
                 self._count("replies_dropped", writer.dropped)
                 writer.dropped = 0
 
@@ -324,11 +326,9 @@ def main(settings: Settings) -> int:
 
 
 def _is_envelope(envelope: tuple[Any, ...]) -> bool:
-    """Nothing, the delimiter of a REQ, or a correlation frame and the delimiter."""
-    if not envelope:
-        return True
+    """The delimiter of a REQ, or a correlation frame and the delimiter."""
     small = all(len(frame) <= CORRELATION_BYTES for frame in envelope)
-    return len(envelope) <= 2 and len(envelope[-1]) == 0 and small  # noqa: PLR2004
+    return 0 < len(envelope) <= 2 and len(envelope[-1]) == 0 and small  # noqa: PLR2004
 
 
 def _ids(pending: Any, dispatch: bytes | str) -> dict[str, str]:

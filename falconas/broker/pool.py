@@ -164,7 +164,7 @@ class Pool:
         return {
             lane.key: info
             for lane in self.lanes.values()
-            if (info := (lane.scripts or {}).get(script))
+            if (info := lane.scripts.get(script))
             and info.error is None
             and info.group in (None, lane.key.group)
             and Suspect(lane.key.manifest, script) not in self.quarantine
@@ -217,7 +217,7 @@ class Pool:
         lane = self.lanes.get(worker.lane)
         fresh = lane is None
         if lane is None:
-            scripts = self.manifests.get(worker.lane.manifest)
+            scripts = self.manifests.get(worker.lane.manifest, {})
             lane = self.lanes[worker.lane] = Lane(
                 worker.lane, scripts, horizon=self._horizon
             )

@@ -21,7 +21,7 @@ from __future__ import annotations
 from math import inf
 from typing import Any
 
-from falconas.broker.records import Demand, Lane, Pending, Worker
+from falconas.broker.records import Lane, Pending, Worker
 
 DEPTH = 16
 LEASE = 0.01
@@ -35,18 +35,21 @@ MEMORY, LONG_MEMORY = 8.0, 512.0  # requests
 
 
 def learn(lane: Lane, script: str, run_us: Any, *, cold: bool = False) -> None:
-    """Note how long a script took; a `cold` worker may take long for once."""
-    if type(run_us) is not int or run_us < 0:
+    """Note how long a script took of which several may be in hand.
+
+    A `cold` worker may take long for once.
+    """
+    if type(run_us) is not int or run_us < 0 or not lane.scripts[script].idempotent:
         return
     took = run_us * 1e-6 + OVERHEAD
     pace = lane.paces.get(script)
-    if cold and pace is not None and took >= OUTLIER:
-        return
-    if pace is None or took >= max(pace, OUTLIER):
+    if pace is None:
         lane.paces[script] = took
-    else:
+    elif took < OUTLIER or (took < pace and not cold):
         memory = MEMORY if pace < OUTLIER else LONG_MEMORY
         lane.paces[script] = pace + (took - pace) / memory
+    elif not cold:
+        lane.paces[script] = took
 
 
 def expectation(lane: Lane, pending: Pending) -> float:
@@ -54,10 +57,7 @@ def expectation(lane: Lane, pending: Pending) -> float:
 
     Also of what a node may give back: its worker waits for the node meanwhile.
     """
-    assert lane.scripts is not None
-    if not lane.scripts[pending.script].idempotent or pending.attempt > 1:
-        return inf
-    if pending.demand is not Demand.NOTHING:
+    if pending.attempt > 1 or pending.demand:
         return inf
     return lane.paces.get(pending.script, inf)
 
@@ -75,31 +75,22 @@ def first(lane: Lane, now: float) -> Worker | None:
     return None
 
 
-def may_follow(worker: Worker, pending: Pending) -> bool:
-    """Tell whether a request may go behind what a worker has in hand."""
-    lane = worker.home
-    if worker not in lane.spare:
-        return False
-    return worker.load + expectation(lane, pending) <= lane.horizon
-
-
-def add(worker: Worker, pending: Pending) -> bool:
-    """Count a request that a worker gets, and let others have their turn.
+def add(worker: Worker, pending: Pending, expected: float) -> bool:
+    """Count a request that a worker has got, and let others have their turn.
 
     Returns:
         Whether others may follow while it runs.
     """
     lane = worker.home
-    pending.expected = expectation(lane, pending)
-    worker.load += pending.expected
-    lane.idle.pop(worker, None)
-    if not worker.ready or worker.load >= lane.horizon or len(worker.hands) >= DEPTH:
-        lane.spare.pop(worker, None)
-    elif worker in lane.spare:
-        lane.spare.move_to_end(worker)
+    horizon, spare = lane.horizon, lane.spare
+    pending.expected = expected
+    load = worker.load = worker.load + expected
+    if load < horizon and len(worker.hands) < DEPTH and worker.ready:
+        spare[worker] = None
+        spare.move_to_end(worker)
     else:
-        lane.spare[worker] = None
-    return pending.expected < lane.horizon
+        spare.pop(worker, None)
+    return expected < horizon
 
 
 def remove(worker: Worker, pending: Pending) -> None:
@@ -112,15 +103,15 @@ def remove(worker: Worker, pending: Pending) -> None:
 
 
 def reopen(worker: Worker) -> None:
-    """Let a worker that can serve have more, as far as there is room."""
+    """Let a worker that is busy and can serve have more, if there is room."""
     lane = worker.home
-    if 0 < len(worker.hands) < DEPTH and worker.load < lane.horizon:
+    if worker.load < lane.horizon and len(worker.hands) < DEPTH:
         lane.spare.setdefault(worker, None)
 
 
-def rest(worker: Worker) -> float:
-    """Return how long a worker surely has enough to do, in seconds."""
-    return min(REST, worker.load * SHARE) if len(worker.hands) > 1 else 0.0
+def rest(load: float) -> float:
+    """Return how long who has so much in hand surely has enough to do, in seconds."""
+    return min(REST, load * SHARE)
 
 
 def close(worker: Worker) -> None:

@@ -36,6 +36,7 @@ MESSAGE_BYTES = 512  # what a message costs beside its body
 # Plain integers: the operators of enums cost more than the calls they go into.
 _NOBLOCK = int(zmq.NOBLOCK)
 _MORE = int(zmq.SNDMORE) | _NOBLOCK
+_AS_FRAME = False  # instead of a copy
 
 
 def seed_identities() -> None:
@@ -146,33 +147,36 @@ class Reader:
 
         The identity comes first. Frames are bytes, large ones zero-copy frames.
         """
-        budget = TURN_FRAMES
-        receive = self.socket.recv
-        while budget > 0:
-            try:
+        budget, receive = TURN_FRAMES, self.socket.recv
+        try:
+            while budget > 0:
+                if self._skipping:
+                    budget = self._skip(budget)
+                    continue
                 # More always follows an identity, so it need not be asked for.
-                frames: list[Any] = [] if self._skipping else [receive(_NOBLOCK)]
-                while True:
-                    frame = receive(_NOBLOCK, copy=False)
+                frames, more = [receive(_NOBLOCK)], True
+                while more:
+                    frame = receive(_NOBLOCK, _AS_FRAME)
                     more = frame.more
-                    if not self._skipping:
-                        small = len(frame) < COPY_BELOW
-                        frames.append(frame.bytes if small else frame)
-                    budget -= 1
-                    if not more:
-                        break
-                    if len(frames) >= FRAMES_LIMIT:
+                    frames.append(frame.bytes if len(frame) < COPY_BELOW else frame)
+                    if more and len(frames) >= FRAMES_LIMIT:
                         self._skipping = True
-                        frames.clear()
-                    if self._skipping and budget <= 0:
-                        return
-            except zmq.Again:
-                return
-            if self._skipping:
+                        break
+                else:
+                    yield frames
+                budget -= len(frames) - 1
+        except zmq.Again:
+            return
+
+    def _skip(self, budget: int) -> int:
+        """Discard so many frames of a message; return how many more may be read."""
+        while budget > 0:
+            budget -= 1
+            if not self.socket.recv(_NOBLOCK, _AS_FRAME).more:
                 self._skipping = False
                 self.discarded += 1
-            else:
-                yield frames
+                break
+        return budget
 
 
 class Outbox:
@@ -203,23 +207,18 @@ class Writer:
         # Without pyzmq's layer in Python, which costs as much as sending.
         self._send = MethodType(zmq.backend.Socket.send, socket)
         self.dropped = 0
-        self._outboxes: dict[bytes, Outbox] = {}
+        self.outboxes: dict[bytes, Outbox] = {}  # of those who have not taken all
         self._bytes = 0
-
-    @property
-    def congested(self) -> bool:
-        """Whether some peer has not taken all that was for it."""
-        return bool(self._outboxes)
 
     def send(self, send: Send) -> bool:
         """Send, or keep for later; False if the peer is gone."""
-        outbox = self._outboxes.get(send.identity) if self._outboxes else None
+        outbox = self.outboxes.get(send.identity)
         if outbox is None:
             try:
                 self._write(send)
                 return True
             except zmq.Again:
-                outbox = self._outboxes[send.identity] = Outbox()
+                outbox = self.outboxes[send.identity] = Outbox()
             except zmq.ZMQError as error:
                 if error.errno != zmq.EHOSTUNREACH:
                     raise
@@ -235,7 +234,7 @@ class Writer:
     def flush(self) -> list[Send]:
         """Try the outboxes again; return what has lost its peer."""
         lost: list[Send] = []
-        for identity, outbox in list(self._outboxes.items()):
+        for identity, outbox in list(self.outboxes.items()):
             before = outbox.bytes
             try:
                 while outbox.sends:
@@ -249,16 +248,15 @@ class Writer:
                     raise
                 lost.extend(outbox.sends)
             self._bytes -= before
-            del self._outboxes[identity]
+            del self.outboxes[identity]
         return lost
 
     def _write(self, send: Send) -> None:
-        _, identity, envelope, message, body = send
-        put = self._send
-        put(identity, _MORE)
-        for frame in envelope:
+        put, body = self._send, send.body
+        put(send.identity, _MORE)
+        for frame in send.envelope:
             put(frame, _MORE)
-        put(encode(message), _MORE)
+        put(encode(send.message), _MORE)
         put(body, _NOBLOCK, len(body) < COPY_BELOW)
 
 

@@ -7,7 +7,7 @@ from falconas.broker.flow import UNKNOWN_PEER, Flow
 from falconas.broker.hosts import beat_of
 from falconas.broker.losses import Losses
 from falconas.broker.pool import script_infos
-from falconas.broker.records import Body, Loss, Peer, Send, Socket, Worker
+from falconas.broker.records import Body, Loss, Peer, Socket, Worker
 from falconas.codec import decode_value
 from falconas.errors import InvalidArgument, Started
 from falconas.protocol import Heartbeat, Register
@@ -49,7 +49,7 @@ def heartbeat(
     _let_go(flow, losses, gone, "it is gone", now)
     extras = {"epoch": flow.epoch, "now": now}
     message = Heartbeat(beat.id, supervisor, extras)
-    flow.sends.append(Send(*peer, message, b""))
+    flow.sends.append(peer.send(message, b""))
 
 
 def sweep(flow: Flow, losses: Losses, now: float) -> None:

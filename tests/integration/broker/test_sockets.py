@@ -117,7 +117,7 @@ def test_what_a_slow_peer_does_not_take_waits_and_arrives_in_order(
     identity = identity_of(router, dealer)
     writer = Writer(router)
     sent = 0
-    while not writer.congested:
+    while not writer.outboxes:
         assert writer.send(numbered(identity, sent))
         sent += 1
     for _ in range(10):
@@ -127,13 +127,13 @@ def test_what_a_slow_peer_does_not_take_waits_and_arrives_in_order(
     received: list[int] = []
     while len(received) < sent:
         assert writer.flush() == []
-        while dealer.poll(0 if writer.congested else TIMEOUT):
+        while dealer.poll(0 if writer.outboxes else TIMEOUT):
             received.append(int(dealer.recv_multipart()[-1][:8]))
             if len(received) == sent:
                 break
 
     assert received == list(range(sent))
-    assert not writer.congested
+    assert not writer.outboxes
     assert writer.dropped == 0
 
 
@@ -144,7 +144,7 @@ def test_the_outbox_is_bounded(
     identity = identity_of(router, dealer)
     writer = Writer(router)
     number = 0
-    while not writer.congested:
+    while not writer.outboxes:
         writer.send(numbered(identity, number))
         number += 1
 
@@ -156,7 +156,7 @@ def test_an_outbox_whose_peer_left_is_handed_back(router: Any, dealer: Any) -> N
     identity = identity_of(router, dealer)
     writer = Writer(router)
     number = 0
-    while not writer.congested:
+    while not writer.outboxes:
         writer.send(numbered(identity, number))
         number += 1
 
@@ -167,7 +167,7 @@ def test_an_outbox_whose_peer_left_is_handed_back(router: Any, dealer: Any) -> N
         lost = writer.flush()
 
     assert lost[0].identity == identity
-    assert not writer.congested
+    assert not writer.outboxes
 
 
 def test_an_endpoint_in_use_is_refused(context: zmq.Context[Any], router: Any) -> None:

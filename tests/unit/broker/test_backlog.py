@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from falconas.broker.backlog import BOOST, Backlog, Queue, QueueKey
+from falconas.broker.backlog import BOOST, TAKEN_BACK, Backlog, Queue, QueueKey
 from falconas.broker.records import Client, Demand, LaneKey, Pending
 from tests.unit.broker.desk import pending
 
@@ -49,7 +49,7 @@ def test_what_was_handed_out_before_is_first_whatever_its_client_has() -> None:
     queue = Queue(frozenset({A}))
     queue.push(pending(2, client=ONE))
     queue.push(pending(3, client=OTHER, priority=3))
-    queue.push(pending(1, client=ONE), front=True)
+    queue.push(pending(1, client=ONE), TAKEN_BACK)
 
     assert order(queue) == [1, 3, 2]
 
@@ -158,8 +158,8 @@ def test_of_what_was_handed_out_before_the_oldest_is_first() -> None:
     queue = Queue(frozenset({A}))
     for number in (3, 4, 5):
         queue.push(pending(number, client=ONE))
-    queue.push(pending(2, client=OTHER), front=True)
-    queue.push(pending(1, client=ONE), front=True)
+    queue.push(pending(2, client=OTHER), TAKEN_BACK)
+    queue.push(pending(1, client=ONE), TAKEN_BACK)
 
     assert order(queue) == [1, 2, 3, 4, 5]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 
 import pytest
 
@@ -42,10 +43,6 @@ def lost(desk: Desk) -> None:
     del desk.known("w1").hands[in_hand(desk).dispatch]
 
 
-def miscounted(desk: Desk) -> None:
-    desk.flow.open += 1
-
-
 def not_owed(desk: Desk) -> None:
     request = in_hand(desk)
     del request.client.pending[request.origin]
@@ -59,7 +56,6 @@ def timer_too_many(desk: Desk) -> None:
     request = in_hand(desk)
     request.answered = True
     del request.client.pending[request.origin]
-    desk.flow.open -= 1
 
 
 def idle_client(desk: Desk) -> None:
@@ -101,7 +97,6 @@ def ended_waits(desk: Desk) -> None:
     request.answered = True
     del request.client.pending[request.origin]
     desk.flow.expiry.clear(request)
-    desk.flow.open -= 1
 
 
 def news_missed(desk: Desk) -> None:
@@ -169,6 +164,7 @@ def two_in_hand(desk: Desk) -> None:
     request = waiting(desk)
     desk.flow.backlog.remove(request)
     request.worker, request.dispatch = desk.known("w1"), b"x"
+    request.start_by = request.expected = inf
     desk.known("w1").hands[b"x"] = request
     desk.flow.expiry.set(request, request.deadline + 0.7)
 
@@ -215,7 +211,6 @@ def stale_route(desk: Desk) -> None:
 PLANTED: dict[Callable[[Desk], None], str] = {
     two_places: "in two places",
     lost: "owed but nowhere",
-    miscounted: "open requests miscounted",
     not_owed: "verdict would be lost",
     no_timer: "no timer",
     timer_too_many: "timer of an ended request",

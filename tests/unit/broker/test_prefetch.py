@@ -424,14 +424,16 @@ def test_load_and_room_are_what_is_in_hand(steps: list[tuple[bool, int]]) -> Non
     for hand_out, run_us in steps:
         prefetch.learn(one, "read", run_us)
         one_more = pending(number := number + 1)
-        fits = not worker.hands or prefetch.may_follow(worker, one_more)
-        if hand_out and fits:
+        expected = prefetch.expectation(one, one_more)
+        room = worker in one.spare and worker.load + expected <= HORIZON
+        if hand_out and (room or not worker.hands):
             worker.hands[b"%d" % number] = one_more
-            prefetch.add(worker, one_more)
+            prefetch.add(worker, one_more, expected)
         elif worker.hands:
             gone = worker.hands.pop(next(iter(worker.hands)))
             prefetch.remove(worker, gone)
-            prefetch.reopen(worker)
+            if worker.hands:
+                prefetch.reopen(worker)
         load = sum(p.expected for p in worker.hands.values())
         assert worker.load == pytest.approx(load)
         assert len(worker.hands) < 2 or load <= HORIZON + 1e-9
