@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from falconas import protocol
-from falconas.messages import COMMANDS, Extras, Message, Reply, Request
+from falconas.messages import COMMANDS, Extras, Message, Reply, Request, made
 from falconas.protocol import HEADER_LIMIT, SECONDS_LIMIT, VERSION
 
 _REQUEST = b"\x96\x01\x03\xc4\x10"  # 6 elements, version 1, REQUEST, bin of 16 bytes
@@ -85,7 +85,7 @@ def _read_request(header: bytes) -> Request | None:
         extras = _extras(rest)
     if extras is None:
         return None
-    return Request(header[5:21], script, budget, extras)
+    return made(Request, (header[5:21], script, budget, extras))
 
 
 def _read_reply(header: bytes) -> Reply | None:
@@ -93,7 +93,7 @@ def _read_reply(header: bytes) -> Reply | None:
     extras = _extras(header[23:])
     if extras is None or kind not in _FINAL or code > _FIXINT:
         return None
-    return Reply(header[5:21], kind, code, extras)
+    return made(Reply, (header[5:21], kind, code, extras))
 
 
 def _extras(packed: bytes) -> Extras | None:

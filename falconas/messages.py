@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 Id = bytes | str
 Extras = dict[str, Any]
+# Makes a named tuple in half the time, as `made(Reply, (id_, kind, code, extras))`.
+made = tuple.__new__
 
 
 class Command(IntEnum):

@@ -29,10 +29,10 @@ from falconas.broker.records import (
     Send,
     Socket,
     Worker,
-    made,
 )
 from falconas.codec import encode_value
 from falconas.errors import FalconError, Started, Unavailable
+from falconas.messages import made
 from falconas.protocol import (
     Cancel,
     Catalogue,

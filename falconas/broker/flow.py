@@ -26,10 +26,10 @@ from falconas.broker.records import (
     Send,
     Socket,
     Worker,
-    made,
 )
 from falconas.codec import encode_value
 from falconas.errors import Code, FalconError, ResourceExhausted
+from falconas.messages import made
 from falconas.protocol import VERSION, Id, Kind, Reply, Request, Welcome
 from falconas.settings import Broker as BrokerSettings
 

@@ -15,8 +15,6 @@ from falconas.protocol import Extras, Id, Message
 EPOCH_BYTES = 8
 # Frames that nobody here looks into: bytes, or zero-copy frames of the loop.
 Body = Any
-# Makes a named tuple in half the time, as `made(Reply, (id_, kind, code, extras))`.
-made = tuple.__new__
 
 
 class Socket(IntEnum):

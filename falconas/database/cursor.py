@@ -40,6 +40,7 @@ TEXT = 200  # characters of a statement, for the log
 _FAILED = pq.ExecStatus.FATAL_ERROR
 _SYNC = pq.ExecStatus.PIPELINE_SYNC
 _ROWS = pq.ExecStatus.TUPLES_OK
+_TEXT = pq.Format.TEXT
 # Nearly all answers are one of these, and say nothing about transaction or session.
 _SILENT = (b"INSERT", b"UPDATE", b"DELETE")
 
@@ -57,7 +58,7 @@ class Cursor(psycopg.Cursor[Row]):
         # As psycopg's, but for adapters, which few cursors have of their own.
         self._conn = connection
         self._pgconn = connection.pgconn
-        self.format = pq.Format.TEXT
+        self.format = _TEXT
         self.arraysize = 1
         self._own: AdaptersMap | None = None
         self._closed = False

@@ -24,7 +24,9 @@ log = logging.getLogger(__name__)
 _CANCEL_TIMEOUT = 1.0
 
 _ROLES = {b"on": "standby", b"off": "primary"}
-_Idle = pq.TransactionStatus.IDLE
+# To look up an enum's member takes as long as ten other names.
+_Idle, _Bad = pq.TransactionStatus.IDLE, pq.ConnStatus.BAD
+_Failed = pq.ExecStatus.FATAL_ERROR
 
 
 class Line:
@@ -59,7 +61,7 @@ class Line:
     @property
     def lost(self) -> bool:
         """The connection is gone."""
-        return self._pgconn.status == pq.ConnStatus.BAD
+        return self._pgconn.status == _Bad
 
     @property
     def awaited(self) -> float:
@@ -113,6 +115,6 @@ class Line:
 
     def _command(self, sql: bytes) -> PGresult:
         result = self._pgconn.exec_(sql)
-        if result.status == pq.ExecStatus.FATAL_ERROR:
+        if result.status == _Failed:
             raise errors.error_from_result(result)
         return result

@@ -48,6 +48,10 @@ _RENAMING = (
     "CALL", "DO", "EXPLAIN",
 )  # fmt: skip
 
+# To look up an enum's member takes as long as ten other names.
+_IDLE, _ACTIVE = pq.TransactionStatus.IDLE, pq.TransactionStatus.ACTIVE
+_OFF = pq.PipelineStatus.OFF
+
 _seed = SystemRandom().random  # nobody knows what random() will say next
 
 
@@ -128,14 +132,14 @@ def is_busy(connection: psycopg.Connection[Any]) -> bool:
     """Tell whether something still runs: an open stream, a COPY, a thread."""
     return (
         connection.lock.locked()
-        or connection.pgconn.pipeline_status != pq.PipelineStatus.OFF
-        or connection.pgconn.transaction_status == pq.TransactionStatus.ACTIVE
+        or connection.pgconn.pipeline_status != _OFF
+        or connection.pgconn.transaction_status == _ACTIVE
     )
 
 
 def forget_prepared(connection: psycopg.Connection[Any]) -> None:
     """Let psycopg and the server agree again: on no prepared statement at all."""
-    if connection.pgconn.transaction_status == pq.TransactionStatus.IDLE:
+    if connection.pgconn.transaction_status == _IDLE:
         connection.pgconn.exec_(b"BEGIN")
     connection.rollback()
 

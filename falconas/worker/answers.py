@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from math import inf
-from typing import Any, NamedTuple
+from typing import Any
+
+from msgspec import Struct
 
 from falconas.protocol import Reply, Return
 
 AHEAD_LIMIT = 64  # of what a broker may say, and so of what is kept
 
 
-class Answer(NamedTuple):
+class Answer(Struct):
     """What was said at the time `at`."""
 
     message: Reply | Return

@@ -17,10 +17,13 @@ of `take_sends()`. The rules:
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from falconas.codec import encode_value
 from falconas.errors import Cancelled, Code, DeadlineExceeded, FalconError
+from falconas.messages import made
 from falconas.protocol import (
     BUDGET_LIMIT,
     Cancel,
@@ -45,14 +48,14 @@ RETRY_INTERVAL, WELCOME_TIMEOUT = 0.5, 10.0
 STATUS_INTERVAL = 5.0
 
 
-class Send(NamedTuple):
+class Send(Struct):
     """A message to put on the wire."""
 
     message: Message
     body: Any
 
 
-class Work(NamedTuple):
+class Work(Struct):
     """A request to run now; `deadline` is on the local clock."""
 
     request: Request
@@ -193,7 +196,8 @@ class WorkerCore:
     ) -> None:
         """Answer the running request; call `connection` first if that broke."""
         id_, self._running = self._running, b""
-        self._answer(Reply(id_, kind, code, {**extras, "worker": self.name}), body, now)
+        reply = made(Reply, (id_, kind, code, dict(extras, worker=self.name)))
+        self._answer(reply, body, now)
         self._ended(now)
 
     def returned(self, reason: str, now: float, extras: Extras | None = None) -> None:

@@ -41,6 +41,7 @@ ROOM, WAIT = 60, 1e-4  # calls; and what was a wait, in seconds
 
 log = logging.getLogger(__name__)
 
+_IDLE = State.IDLE  # see `runner`
 _ACCEPTED: frozenset[type[Any]] = frozenset({Welcome, Request, Cancel, Reply})
 
 
@@ -113,7 +114,7 @@ class WorkerLoop:
         """Serve until told to stop."""
         try:
             self._tend_connection(monotonic())  # READY says whether it is there
-            self._slot.enter(State.IDLE)
+            self._slot.enter(_IDLE)
             while not self._core.drained:
                 self._turn()
         finally:
@@ -128,7 +129,7 @@ class WorkerLoop:
         ready = self._dealer.wait(self._wake_at() - now)
         waited = monotonic() - now > WAIT  # else more may have come meanwhile
         if self._connection is None or not self._connection.resetting:
-            self._slot.enter(State.IDLE)
+            self._slot.enter(_IDLE)
         if self._wakeup.fileno() in ready:
             self._wakeup.recv(4096)
         # Before any request meets it: an idle connection is readable when it is dead.
@@ -237,8 +238,8 @@ class WorkerLoop:
         self._pause *= 2
 
     def _flush(self) -> None:
-        for message, body in self._core.take_sends():
-            if not self._dealer.send(message, body):
+        for send in self._core.take_sends():
+            if not self._dealer.send(send.message, send.body):
                 self._core.unsent(monotonic())
                 break
         self._slot.set_ready(ready=self._core.ready)
@@ -283,7 +284,7 @@ class WorkerLoop:
         alone = self._upkeep.tidy(work.request)
         if not self._runner.begin_reset() or not alone:
             self._drop_connection("it could not be reset", monotonic(), planned=True)
-            self._slot.enter(State.IDLE)
+            self._slot.enter(_IDLE)
 
     # The database
 
@@ -321,7 +322,7 @@ class WorkerLoop:
                     "it could not be reset" if resetting else "database connection lost"
                 )
                 self._drop_connection(why, monotonic(), planned=resetting)
-        self._slot.enter(State.IDLE)
+        self._slot.enter(_IDLE)
 
     def _drop_connection(
         self, reason: str, now: float, *, planned: bool = False

@@ -46,6 +46,11 @@ log = logging.getLogger(__name__)
 RESULT_BYTES = 16 * 1024 * 1024
 BUDGET = 30.0
 
+# To look up an enum's member takes as long as ten other names.
+_RUN, _COMMIT, _REPLY = State.RUN, State.COMMIT, State.REPLY
+_RESET, _IDLE = State.RESET, State.IDLE
+_OK, _CODE_OK = Kind.OK, Code.OK
+
 
 class Outcome(NamedTuple):
     """What to reply.
@@ -138,7 +143,7 @@ class Runner:
             packed, lsn = self._serve(script, request, body, deadline)
             if lsn is not None:
                 extras["lsn"] = {self._database: lsn}
-            outcome = Outcome(Kind.OK, Code.OK, packed, extras)
+            outcome = Outcome(_OK, _CODE_OK, packed, extras)
         except Unserved as error:
             failure = Unavailable(str(error), retry_safe=True)
             outcome = _failed(failure, extras)._replace(unserved=error)
@@ -158,7 +163,7 @@ class Runner:
                 Internal("the worker failed", started=Started.UNKNOWN), extras
             )
         extras["run_us"] = int((time.monotonic() - began) * 1e6)
-        self._slot.enter(State.REPLY)
+        self._slot.enter(_REPLY)
         return outcome
 
     def reset(self) -> bool:
@@ -168,12 +173,12 @@ class Runner:
     def begin_reset(self) -> bool:
         """Begin to sweep the session; False: it needs to be replaced."""
         if self._unused:
-            self._slot.enter(State.IDLE)
+            self._slot.enter(_IDLE)
             return self.session.sound
-        self._slot.enter(State.RESET)
+        self._slot.enter(_RESET)
         sound = self.session.begin_reset()
         if not self.session.resetting:
-            self._slot.enter(State.IDLE)
+            self._slot.enter(_IDLE)
         return sound
 
     def finish_reset(self) -> bool:
@@ -184,7 +189,7 @@ class Runner:
         if not self.session.resetting:
             return self.session.sound
         sound = self.session.finish_reset()
-        self._slot.enter(State.IDLE)
+        self._slot.enter(_IDLE)
         return sound
 
     def _find(self, name: str, left: float) -> Script:
@@ -206,7 +211,7 @@ class Runner:
         lsn = min_lsn(request, self._database)
         id_ = request.id if isinstance(request.id, bytes) else request.id.encode()
         # From here on the script's own code runs: its parameters may be classes of it.
-        self._slot.enter(State.RUN, id_, deadline)
+        self._slot.enter(_RUN, id_, deadline)
         if self._slot.is_cancelled():
             raise Cancelled("cancelled before the start", retry_safe=True)
         lease = Lease(self.session)
@@ -217,7 +222,7 @@ class Runner:
         if writes or lease.used:
             self.session.verify()
         if writes and self.session.touched:
-            self._slot.enter(State.COMMIT, id_, deadline)
+            self._slot.enter(_COMMIT, id_, deadline)
             return packed, self._commit(attempt)
         self._check_end(attempt)
         self._unused = not (writes or lease.used)

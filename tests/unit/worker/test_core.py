@@ -549,7 +549,8 @@ class Lossy:
                 self.worker_receives()
 
     def broker_receives(self) -> None:
-        message, body = self.to_broker.pop(0)
+        send = self.to_broker.pop(0)
+        message, body = send.message, send.body
         if isinstance(message, Ready):
             self.say_welcome(message.id)
             for id_ in self.hands.keys() - set(message.extras["holding"]):
