@@ -37,10 +37,10 @@ Row = TypeVar("Row")
 AHEAD = 50  # rows
 PARAMETERS = 65_535  # of a statement, by the protocol
 TEXT = 200  # characters of a statement, for the log
-_FAILED = pq.ExecStatus.FATAL_ERROR
-_SYNC = pq.ExecStatus.PIPELINE_SYNC
-_ROWS = pq.ExecStatus.TUPLES_OK
-_TEXT = pq.Format.TEXT
+# To look up an enum's member takes as long as ten other names.
+_FAILED, _SYNC = pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.PIPELINE_SYNC
+_ROWS, _TEXT = pq.ExecStatus.TUPLES_OK, pq.Format.TEXT
+_SHOULD, _NO = Prepare.SHOULD, Prepare.NO
 # Nearly all answers are one of these, and say nothing about transaction or session.
 _SILENT = (b"INSERT", b"UPDATE", b"DELETE")
 
@@ -101,7 +101,7 @@ class Cursor(psycopg.Cursor[Row]):
         if pipeline := here._pipeline:  # noqa: SLF001
             self._queue(pipeline, pgq, prep, name, binary)
             yield from pipeline._communicate_gen()  # noqa: SLF001
-        elif here.due or prep is Prepare.SHOULD:
+        elif here.due or prep is _SHOULD:
             answers = yield from self._in_one(pgq, prep, name, binary)
             key = prepared.sent(pgq, prep, name)
             self._take(pgq.query, prep, name, key, answers)
@@ -222,7 +222,7 @@ class Cursor(psycopg.Cursor[Row]):
         """Have a query sent and answered by the pipeline."""
         here = self._conn
         here.pipe_due(pipeline)
-        if prep is Prepare.SHOULD:
+        if prep is _SHOULD:
             self._send_prepare(name, pgq)
         self._send(pgq, prep, name, binary)
         key = here._prepared.sent(pgq, prep, name)  # noqa: SLF001
@@ -247,7 +247,7 @@ class Cursor(psycopg.Cursor[Row]):
         *,
         extended: bool = False,
     ) -> None:
-        if prep is Prepare.NO:
+        if prep is _NO:
             self._execute_send(pgq, binary=binary, force_extended=extended)
         else:
             self._send_query_prepared(name, pgq, binary=binary)
@@ -258,13 +258,13 @@ class Cursor(psycopg.Cursor[Row]):
         """Send all that is needed at once, and return the answer to the query."""
         pgconn, here = self._pgconn, self._conn
         begin, here.due = here.due, None
-        before = (begin is not None) + (prep is Prepare.SHOULD)
+        before = (begin is not None) + (prep is _SHOULD)
         answers: list[list[PGresult]] = []
         pgconn.enter_pipeline_mode()
         try:
             if begin:
                 pgconn.send_query_params(begin, None)
-            if prep is Prepare.SHOULD:
+            if prep is _SHOULD:
                 self._send_prepare(name, pgq)
             self._send(pgq, prep, name, binary, extended=True)
             pgconn.pipeline_sync()

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 _BY_NAMES = (dict_row, namedtuple_row, scalar_row, tuple_row)
 _has_columns = re.compile(rb"\s*(SELECT|WITH|VALUES|TABLE)\b", re.IGNORECASE).match
 _commits = re.compile(rb"\s*(COMMIT|END)\b", re.IGNORECASE).match
-
+# To look up an enum's member takes as long as ten other names.
+_NO, _YES, _SHOULD = Prepare.NO, Prepare.YES, Prepare.SHOULD
 
 NO_COMMIT = "a transaction of the block had failed, so that COMMIT rolled it back"
 
@@ -59,15 +60,15 @@ class Prepared(PrepareManager):
         """Tell whether a query is prepared, or is to be; what commits never is."""
         name = self._names.get((query.query, query.types))
         if name and prepare is not False and self.prepare_threshold is not None:
-            return Prepare.YES, name
+            return _YES, name
         prep, name = super().get(query, prepare)
-        if prep is Prepare.SHOULD and _commits(query.query):
-            return Prepare.NO, b""
+        if prep is _SHOULD and _commits(query.query):
+            return _NO, b""
         return prep, name
 
     def sent(self, query: PostgresQuery, prep: Prepare, name: bytes) -> Key | None:
         """Note that a query was sent; returns a key if `validate` has to see more."""
-        if prep is not Prepare.YES:
+        if prep is not _YES:
             return self.maybe_add_to_cache(query, prep, name)
         key = query.query, query.types
         if key in self._names:

@@ -21,7 +21,8 @@ from falconas.worker.control import Watch
 from falconas.worker.core import WorkerCore
 from falconas.worker.dealer import DRAIN_LINGER, Dealer
 from falconas.worker.interrupt import has_room
-from falconas.worker.slot import Slot, State
+from falconas.worker.slot import Slot
+from falconas.worker.snapshot import IDLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,8 +31,7 @@ if TYPE_CHECKING:
     from falconas.worker.serving import Connection, Keeping, Serving
 
 REASON_LENGTH = 200
-STEADY = 1.0
-SIGN_OF_LIFE = 5.0
+STEADY, SIGN_OF_LIFE = 1.0, 5.0
 # So often a busy worker looks at all else. To connect again takes longer, see
 # RECONNECT_IVL: no broker is new in between. And so often it reads, with work in hand.
 LISTEN, READ = 0.05, 0.001
@@ -41,7 +41,6 @@ ROOM, WAIT = 60, 1e-4  # calls; and what was a wait, in seconds
 
 log = logging.getLogger(__name__)
 
-_IDLE = State.IDLE  # see `runner`
 _ACCEPTED: frozenset[type[Any]] = frozenset({Welcome, Request, Cancel, Reply})
 
 
@@ -114,7 +113,7 @@ class WorkerLoop:
         """Serve until told to stop."""
         try:
             self._tend_connection(monotonic())  # READY says whether it is there
-            self._slot.enter(_IDLE)
+            self._slot.enter(IDLE)
             while not self._core.drained:
                 self._turn()
         finally:
@@ -129,7 +128,7 @@ class WorkerLoop:
         ready = self._dealer.wait(self._wake_at() - now)
         waited = monotonic() - now > WAIT  # else more may have come meanwhile
         if self._connection is None or not self._connection.resetting:
-            self._slot.enter(_IDLE)
+            self._slot.enter(IDLE)
         if self._wakeup.fileno() in ready:
             self._wakeup.recv(4096)
         # Before any request meets it: an idle connection is readable when it is dead.
@@ -284,7 +283,7 @@ class WorkerLoop:
         alone = self._upkeep.tidy(work.request)
         if not self._runner.begin_reset() or not alone:
             self._drop_connection("it could not be reset", monotonic(), planned=True)
-            self._slot.enter(_IDLE)
+            self._slot.enter(IDLE)
 
     # The database
 
@@ -322,7 +321,7 @@ class WorkerLoop:
                     "it could not be reset" if resetting else "database connection lost"
                 )
                 self._drop_connection(why, monotonic(), planned=resetting)
-        self._slot.enter(_IDLE)
+        self._slot.enter(IDLE)
 
     def _drop_connection(
         self, reason: str, now: float, *, planned: bool = False

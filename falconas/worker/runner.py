@@ -37,19 +37,15 @@ from falconas.worker.context import Context
 from falconas.worker.forks import Forks
 from falconas.worker.interrupt import Cause, Interrupted, Interrupts
 from falconas.worker.scripts import Library, Script, load
-from falconas.worker.slot import NoSlot, SlotLike, Spoiled, State
+from falconas.worker.slot import NoSlot, SlotLike, Spoiled
+from falconas.worker.snapshot import COMMIT, IDLE, REPLY, RESET, RUN
 from falconas.worker.uninterrupted import uninterrupted
 from falconas.worker.verdict import pack_error
 
 log = logging.getLogger(__name__)
 
-RESULT_BYTES = 16 * 1024 * 1024
-BUDGET = 30.0
-
-# To look up an enum's member takes as long as ten other names.
-_RUN, _COMMIT, _REPLY = State.RUN, State.COMMIT, State.REPLY
-_RESET, _IDLE = State.RESET, State.IDLE
-_OK, _CODE_OK = Kind.OK, Code.OK
+RESULT_BYTES, BUDGET = 16 * 1024 * 1024, 30.0
+_OK, _CODE_OK = Kind.OK, Code.OK  # see `snapshot`
 
 
 class Outcome(NamedTuple):
@@ -163,7 +159,7 @@ class Runner:
                 Internal("the worker failed", started=Started.UNKNOWN), extras
             )
         extras["run_us"] = int((time.monotonic() - began) * 1e6)
-        self._slot.enter(_REPLY)
+        self._slot.enter(REPLY)
         return outcome
 
     def reset(self) -> bool:
@@ -173,12 +169,12 @@ class Runner:
     def begin_reset(self) -> bool:
         """Begin to sweep the session; False: it needs to be replaced."""
         if self._unused:
-            self._slot.enter(_IDLE)
+            self._slot.enter(IDLE)
             return self.session.sound
-        self._slot.enter(_RESET)
+        self._slot.enter(RESET)
         sound = self.session.begin_reset()
         if not self.session.resetting:
-            self._slot.enter(_IDLE)
+            self._slot.enter(IDLE)
         return sound
 
     def finish_reset(self) -> bool:
@@ -189,7 +185,7 @@ class Runner:
         if not self.session.resetting:
             return self.session.sound
         sound = self.session.finish_reset()
-        self._slot.enter(_IDLE)
+        self._slot.enter(IDLE)
         return sound
 
     def _find(self, name: str, left: float) -> Script:
@@ -211,7 +207,7 @@ class Runner:
         lsn = min_lsn(request, self._database)
         id_ = request.id if isinstance(request.id, bytes) else request.id.encode()
         # From here on the script's own code runs: its parameters may be classes of it.
-        self._slot.enter(_RUN, id_, deadline)
+        self._slot.enter(RUN, id_, deadline)
         if self._slot.is_cancelled():
             raise Cancelled("cancelled before the start", retry_safe=True)
         lease = Lease(self.session)
@@ -222,7 +218,7 @@ class Runner:
         if writes or lease.used:
             self.session.verify()
         if writes and self.session.touched:
-            self._slot.enter(_COMMIT, id_, deadline)
+            self._slot.enter(COMMIT, id_, deadline)
             return packed, self._commit(attempt)
         self._check_end(attempt)
         self._unused = not (writes or lease.used)
