@@ -13,6 +13,8 @@ import msgpack
 
 from falconas.errors import InvalidArgument, ScriptError, Started
 
+_unpackb = msgpack.unpackb
+
 DEPTH_LIMIT = 64
 LENGTH_LIMIT = 1_000_000
 
@@ -50,7 +52,13 @@ def decode_params(body: bytes | memoryview) -> dict[str, Any]:
         return {}
     try:
         limit = min(len(body), LENGTH_LIMIT)
-        params = _unpack(body, max_array_len=limit, max_map_len=limit)
+        params = _unpackb(
+            body,
+            ext_hook=_ext_hook,
+            timestamp=3,
+            max_array_len=limit,
+            max_map_len=limit,
+        )
     except Exception as error:
         text = str(error) or type(error).__name__
         raise InvalidArgument(f"parameters are not valid msgpack: {text}") from None
@@ -98,7 +106,7 @@ def decode_value(body: bytes | memoryview) -> Any:
     if not len(body):
         return None
     try:
-        return msgpack.unpackb(
+        return _unpackb(
             body, ext_hook=_ext_hook, timestamp=3, strict_map_key=False
         )
     except TypeError:  # a key that cannot be hashed
@@ -110,7 +118,13 @@ def decode_value(body: bytes | memoryview) -> Any:
 
 def _decode_keys(body: bytes | memoryview) -> Any:
     try:
-        return _unpack(body, strict_map_key=False, object_pairs_hook=_hashable)
+        return _unpackb(
+            body,
+            ext_hook=_ext_hook,
+            timestamp=3,
+            strict_map_key=False,
+            object_pairs_hook=_hashable,
+        )
     except Exception as error:
         raise ValueError(f"body has a key of no use: {error}") from None
 
@@ -152,10 +166,6 @@ _KEPT_BYTES = 65_536
 
 def _no_parameters() -> InvalidArgument:
     return InvalidArgument("parameters must be a mapping with string keys")
-
-
-def _unpack(body: bytes | memoryview, **options: Any) -> Any:
-    return msgpack.unpackb(body, ext_hook=_ext_hook, timestamp=3, **options)
 
 
 def _types() -> Any:

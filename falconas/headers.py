@@ -102,12 +102,9 @@ def _extras(packed: bytes) -> Extras | None:
     if type(extras) is not dict or packed[0] != _MAP + len(extras):
         return None  # also where a key stands twice
     for key, value in extras.items():
-        if type(key) is not str or not _is_plain(value):
+        if type(key) is not str or (
+            type(value) not in _SCALARS
+            and not (type(value) is list and _SCALARS.issuperset(map(type, value)))
+        ):
             return None
     return extras
-
-
-def _is_plain(value: Any) -> bool:
-    if type(value) in _SCALARS:
-        return True
-    return type(value) is list and _SCALARS.issuperset(map(type, value))
