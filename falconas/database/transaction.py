@@ -118,7 +118,7 @@ class TransactionState(Struct, eq=False):
             self.begun = True
         return pending
 
-    def tagged(self, tags: Iterable[str], *, idle: bool, opaque: bool = False) -> None:
+    def tagged(self, tags: list[str], *, idle: bool, opaque: bool = False) -> None:
         """Note the command tags of a statement; raises on those of transactions.
 
         Args:
@@ -128,7 +128,10 @@ class TransactionState(Struct, eq=False):
         """
         if opaque:
             self.opaque = True
-        self.note(tags, idle=idle)
+        if tags:
+            self.note(tags, idle=idle)
+        elif idle:
+            self.watch(idle=idle)
         self.unseen = False  # last: this too may be interrupted
         if self.breach is not None:
             raise self.breach
