@@ -89,10 +89,12 @@ def refusal(
             retry_safe=True,
             retry_after=flow.retry_after(),
         )
-    if info is None and now >= flow.began + settings.start_wait:
-        return NotFound(f"there is no script {script}")
-    if info is not None and info.error is not None:
+    if info is not None and info.error is None:
+        return None
+    if info is not None and flow.hosts.offers(script):  # else nobody has it any more
         return NotFound(f"script {script} does not load: {info.error}")
+    if info is not None or now >= flow.began + settings.start_wait:
+        return NotFound(f"there is no script {script}")
     return None
 
 

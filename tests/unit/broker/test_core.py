@@ -191,6 +191,18 @@ def test_cancel_by_another_client_or_of_something_unknown_is_ignored() -> None:
     assert not desk.take()
 
 
+def test_what_did_not_load_is_forgotten_when_it_is_gone() -> None:
+    desk = serving("w1")
+    desk.ask("broken")
+    assert "does not load" in desk.verdict()[2]["message"]
+    left = {name: entry for name, entry in MANIFEST.items() if name != "broken"}
+
+    desk.register("new", left)
+
+    desk.ask("broken")
+    assert desk.verdict()[2]["message"] == "there is no script broken"
+
+
 def test_catalogue_full_and_brief() -> None:
     desk = serving()
 
