@@ -47,6 +47,8 @@ class Bar(NamedTuple):
 # What is usual, and the least that can be done without a broker.
 THREADS = ("fastapi-40", "uvicorn")
 ASYNCPG = ("fastapi-asyncpg-2", "asyncpg-2")
+# As many processes as FalconAS has workers: told, though no bar asks for it.
+TWO = "uvicorn-2"
 
 BARS = (
     Bar(RATE, "echo", 64, "proxy", 0.5, 0.85),
@@ -58,12 +60,15 @@ BARS = (
     Bar(RATE, "one_row", 64, "direct-reset", 0.6, 0.85),
     *(Bar(RATE, "one_row", 64, peer, 3.5, 6.0) for peer in THREADS),
     *(Bar(RATE, "one_row", 64, peer, 1.5) for peer in ASYNCPG),
+    Bar(RATE, "one_row", 64, TWO, None),
     Bar(RATE, "one_row", 64, "nats", None, 1.0),
     *(Bar(RATE, "gathered", 64, peer, 2.5) for peer in THREADS),
     *(Bar(RATE, "gathered", 64, peer, 1.1) for peer in ASYNCPG),
+    Bar(RATE, "gathered", 64, TWO, None),
     Bar(RATE, "gathered", 64, "direct-reset", None, 0.9),
     *(Bar(RATE, "pipelined", 64, peer, None) for peer in (*THREADS, *ASYNCPG)),
     *(Bar(RATE, "aggregated", 64, peer, 1.5) for peer in THREADS),
+    *(Bar(RATE, "aggregated", 64, peer, None) for peer in (TWO, ASYNCPG[0], "nats")),
     Bar(RATE, "aggregated", 64, "direct-reset", None, 0.95),
     Bar(P99, "one_row", 64, ALL, 1.0, 0.5),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -16,6 +17,7 @@ HEAD = (
     " | CPU µs: broker | workers | client | database | all | switches | others |"
 )
 RULE = "|---|" + "---:|" * 12
+BUSY = 0.25  # processors
 
 
 class Figure(NamedTuple):
@@ -88,6 +90,12 @@ def markdown(outcome: Outcome) -> str:
             lines += ["", f"**{work.title}**", "", HEAD, RULE]
             mine.sort(key=_place)
             lines += [_row(figure, found) for figure in mine]
+    taken = (
+        statistics.median(figure.others for figure in found.values()) if found else 0
+    )
+    if taken > BUSY:
+        what = f"Others used {taken:.1f} of {os.cpu_count()} processors"
+        lines += ["", f"{what}: do not rely on these figures, least on the rates."]
     for peer, why in outcome.skipped.items():
         lines += ["", f"{PEERS[peer].title} was not measured: {why}"]
     for label, why in outcome.failed.items():
