@@ -106,9 +106,7 @@ def decode_value(body: bytes | memoryview) -> Any:
     if not len(body):
         return None
     try:
-        return _unpackb(
-            body, ext_hook=_ext_hook, timestamp=3, strict_map_key=False
-        )
+        return _unpackb(body, ext_hook=_ext_hook, timestamp=3, strict_map_key=False)
     except TypeError:  # a key that cannot be hashed
         return _decode_keys(body)
     except Exception as error:

@@ -89,11 +89,18 @@ def refusal(
             retry_safe=True,
             retry_after=flow.retry_after(),
         )
-    if info is not None and info.error is None:
-        return None
+    if info is None or info.error is not None:
+        return _missing(flow, script, info, now)
+    return None
+
+
+def _missing(
+    flow: Flow, script: str, info: ScriptInfo | None, now: float
+) -> FalconError | None:
+    """Say why a script cannot be had; None: it may yet come."""
     if info is not None and flow.hosts.offers(script):  # else nobody has it any more
         return NotFound(f"script {script} does not load: {info.error}")
-    if info is not None or now >= flow.began + settings.start_wait:
+    if info is not None or now >= flow.began + flow.settings.start_wait:
         return NotFound(f"there is no script {script}")
     return None
 

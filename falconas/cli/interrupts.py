@@ -49,7 +49,7 @@ class Interrupts:
         self._armed = False
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if isinstance(error, KeyboardInterrupt):
+        if isinstance(error, KeyboardInterrupt) and self._noted:
             if self._noted == signal.SIGINT:
                 click.echo(err=True)  # the terminal shows ^C
             raise Interrupted(str(error), self._noted) from None

@@ -34,10 +34,10 @@ class Lease:
     @property
     def session(self) -> Session:
         """The session, as long as the request lasts."""
+        self.used = True  # first: another thread may have the next word
         session = self._session
         if session is None:
             raise psycopg.InterfaceError(self._why)
-        self.used = True
         return session
 
     def end(self, why: str = _ENDED) -> None:

@@ -187,6 +187,15 @@ class Session(Working):
             self.sound = False
             self._cancel()
 
+    def is_as_new(self) -> bool:
+        """Tell whether nothing shows that anybody has used it since it was swept.
+
+        Who has kept an object of psycopg's needs nothing that was lent to him.
+        """
+        here = self._connection
+        settled = self._pgconn.transaction_status == _IDLE and not is_busy(here)
+        return settled and self.sound and client_settings(here) == self._settings
+
     @property
     def resetting(self) -> bool:
         """What `begin_reset` has sent was not answered yet, or nobody has looked."""

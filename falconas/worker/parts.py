@@ -39,6 +39,7 @@ _LIMITS = (
     resource.RLIMIT_FSIZE,
     resource.RLIMIT_NOFILE,
 )
+_TIMERS = (signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)  # the third is the deadline's
 _PR_SET_PDEATHSIG, _PR_GET_PDEATHSIG = 1, 2
 # Without its flags, which any computation sets.
 _CONTEXT = ("prec", "rounding", "Emin", "Emax", "capitals", "clamp", "traps")
@@ -124,12 +125,20 @@ def _death_of_parent() -> Part:
 def _signals() -> list[Part]:
     """What signals do: handlers before the mask, lest a blocked one meets a wrong.
 
-    Timers have been stopped by then, see `interrupt`.
+    `interrupt` stops timers too, but before the script's last code has run: a result
+    may be packed by it.
     """
     wakeup = signal.set_wakeup_fd(-1)
     # to ask is to set
     wake = partial(signal.set_wakeup_fd, wakeup, warn_on_full_buffer=False)
     wake()
+
+    def timer(kind: int) -> Part:
+        return Part(
+            "timers",
+            partial(signal.getitimer, kind),
+            lambda _: signal.setitimer(kind, 0),
+        )
 
     def handler(number: int) -> Part:
         def put_back(was: Any) -> None:
@@ -142,6 +151,7 @@ def _signals() -> list[Part]:
         faulthandler.enable(2) if was else faulthandler.disable()
 
     return [
+        *map(timer, _TIMERS),
         *map(handler, _SIGNALS),
         Part(
             "blocked signals",

@@ -98,8 +98,9 @@ def unloaded(manifest: Manifest) -> str:
     if not broken:
         return ""
     names = ", ".join(broken)
-    if len(names.encode()) > _NAMES_LIMIT:
-        names = names.encode()[:_NAMES_LIMIT].decode(errors="ignore") + "…"
+    packed = names.encode(errors="replace")
+    if len(packed) > _NAMES_LIMIT:
+        names = packed[:_NAMES_LIMIT].decode(errors="ignore") + "…"
     what = "script does" if len(broken) == 1 else "scripts do"
     return f"{len(broken)} {what} not load: {names}"
 

@@ -168,9 +168,9 @@ class Runner:
 
     def begin_reset(self) -> bool:
         """Begin to sweep the session; False: it needs to be replaced."""
-        if self._unused:
+        if self._unused and self.session.is_as_new():
             self._slot.enter(IDLE)
-            return self.session.sound
+            return True
         self._slot.enter(RESET)
         sound = self.session.begin_reset()
         if not self.session.resetting:
@@ -193,11 +193,9 @@ class Runner:
             raise DeadlineExceeded(
                 "the budget ran out before the start", retry_safe=True
             )
-        script = self.loaded.scripts.get(name)
-        if script is not None:
+        if (script := self.loaded.scripts.get(name)) is not None:
             return script
-        error = self.loaded.errors.get(name)
-        if error is not None:
+        if (error := self.loaded.errors.get(name)) is not None:
             raise NotFound(f"script {name} does not load: {error}")
         raise NotFound(f"there is no script {name[:256]!r} here")
 
@@ -215,13 +213,14 @@ class Runner:
         attempt = Attempt(self.session, script, context, body, self._autocommit, lsn)
         packed = self._call(attempt, lease, request)
         writes = script.access == "write"
-        if writes or lease.used:
+        unused = not (writes or lease.used) and self.session.is_as_new()
+        if not unused:
             self.session.verify()
         if writes and self.session.touched:
             self._slot.enter(COMMIT, id_, deadline)
             return packed, self._commit(attempt)
         self._check_end(attempt)
-        self._unused = not (writes or lease.used)
+        self._unused = unused
         return packed, None
 
     def _commit(self, attempt: Attempt) -> int | None:

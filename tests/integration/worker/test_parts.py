@@ -130,6 +130,10 @@ def trace() -> None:
     sys.setprofile(lambda *_: None)
 
 
+def keep_timer() -> None:
+    signal.setitimer(signal.ITIMER_VIRTUAL, 100, 100)
+
+
 def compare_badly() -> None:
     class Odd:
         def __eq__(self, other: object) -> bool:
@@ -156,6 +160,7 @@ CHANGES: dict[str, tuple[str, Callable[[], object]]] = {
         lambda: signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM}),
     ),
     "wakeup": ("wakeup descriptor", wake_nobody),
+    "timer": ("timers", keep_timer),
     "faulthandler": ("faulthandler", faulthandler.disable),
     "environment": ("environment", change_environment),
     "time zone": ("environment", move_time_zone),

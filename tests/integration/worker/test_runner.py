@@ -101,6 +101,18 @@ SCRIPTS = {
             if again: return kept.execute("SELECT 1").fetchone()
             globals()["kept"] = ctx.db
     """,
+    "clings": """
+        from psycopg.rows import dict_row, tuple_row
+        def factory(cursor):
+            globals()["kept"] = cursor.connection
+            return tuple_row(cursor)
+        @script(access="read")
+        def run(ctx, how: str):
+            if how == "keep": ctx.db.execute("SELECT 1", row_factory=factory)
+            if how == "rows": kept.row_factory = dict_row
+            if how == "begin": kept.pgconn.exec_(b"BEGIN")
+            if how == "close": kept.close()
+    """,
     "hidden": """
         def run(ctx, how: str, sql: str):
             ctx.db.execute("INSERT INTO item VALUES (1)")
@@ -641,6 +653,27 @@ def test_only_a_session_that_was_used_is_swept(stage: Stage) -> None:
     stage.slot.entered.clear()
     assert stage.call("echo", value=1).code is Code.UNAVAILABLE
     assert not stage.runner.begin_reset()
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "sound"),
+    [
+        ("nothing", Code.OK, True),
+        ("rows", Code.OK, False),
+        ("begin", Code.UNKNOWN, True),
+        ("close", Code.UNAVAILABLE, False),
+    ],
+)
+def test_what_a_script_keeps_of_psycopg_reaches_nobody_else(
+    stage: Stage, how: str, code: Code, sound: bool
+) -> None:
+    stage.call("clings", how="keep")
+    assert stage.runner.reset()
+
+    assert stage.call("clings", how=how).code is code
+    assert stage.runner.reset() is sound
+    if sound:
+        assert stage.runner.session.is_as_new()
 
 
 def test_a_request_waits_for_the_reset_before_it(stage: Stage) -> None:

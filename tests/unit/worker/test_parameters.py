@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -304,3 +305,12 @@ def test_a_context_of_a_wrong_type_is_told_so() -> None:
 )
 def test_a_context_may_be_annotated_as_whatever_it_can_be(hint: Any) -> None:
     assert Parameters(annotated(hint)).describe() == []
+
+
+def test_what_wraps_run_may_give_it_something_else_first() -> None:
+    def inner(tenant: str, n: int = 1) -> None: ...
+
+    @functools.wraps(inner)
+    def run(ctx: Any, **given: Any) -> None: ...
+
+    assert Parameters(run).bind({"n": 2}) == {"n": 2}
