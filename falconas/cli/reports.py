@@ -114,7 +114,9 @@ def signature(params: list[dict[str, Any]]) -> str:
 def nearest(name: str, scripts: dict[str, Any]) -> str:
     """Say which script may have been meant by a name that none has."""
     near = difflib.get_close_matches(name, scripts, 1)
-    return f"did you mean {near[0]}?" if near else "`falconas scripts` lists them"
+    return (
+        f"did you mean {near[0]}?" if near else "`falconas scripts` lists all there are"
+    )
 
 
 def example_call(scripts: dict[str, Any]) -> str:

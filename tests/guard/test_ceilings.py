@@ -30,7 +30,7 @@ def counted() -> dict[str, float]:
 @pytest.fixture(scope="module")
 def entered() -> dict[str, float]:
     if obstacle := syscalls.obstacle():
-        pytest.skip(obstacle)
+        pytest.skip(obstacle)  # says what strace lacks here
     return syscalls.of_a_request()
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from psycopg.rows import dict_row
 
 from falconas.codec import decode_value, encode_params
 from falconas.database.session import InvalidDsn, Session
@@ -653,6 +654,30 @@ def test_only_a_session_that_was_used_is_swept(stage: Stage) -> None:
     stage.slot.entered.clear()
     assert stage.call("echo", value=1).code is Code.UNAVAILABLE
     assert not stage.runner.begin_reset()
+
+
+@pytest.mark.parametrize(
+    "sql",
+    ["SELECT set_config('work_mem', '9MB', false)", "SET work_mem = '9MB'"],
+    ids=["it succeeds", "it fails: no rows"],
+)
+def test_what_leaves_no_transaction_open_is_swept_too(stage: Stage, sql: str) -> None:
+    stage.call("echo", value=1)  # needs nothing of the session
+    assert stage.runner.reset()
+
+    stage.call("autocommit", sql=sql)
+    assert stage.runner.reset()
+
+    assert decode_value(stage.call("query", sql="SHOW work_mem").body) == ["4MB"]
+
+
+def test_an_unused_session_that_is_changed_after_the_request_is_replaced(
+    stage: Stage,
+) -> None:
+    stage.call("echo", value=1)
+    stage.runner.session.connection.row_factory = dict_row
+
+    assert not stage.runner.reset()
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_an_unknown_script_names_the_nearest(falconas: Any) -> None:
     assert result.code == 1
     assert result.out == ""
     assert "no script 'ecko'; did you mean echo?" in result.err
-    assert "`falconas scripts` lists them" in falconas("scripts", "zzz").err
+    assert "`falconas scripts` lists all there are" in falconas("scripts", "zzz").err
 
 
 def test_a_script_that_does_not_load_fails(falconas: Any) -> None:

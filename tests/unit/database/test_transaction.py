@@ -26,6 +26,7 @@ def write() -> TransactionState:
         (["BEGIN"], False, Started.YES),
         (["START TRANSACTION"], False, Started.YES),
         (["PREPARE TRANSACTION"], True, Started.UNKNOWN),
+        ([], True, Started.UNKNOWN),  # nobody has seen how
     ],
 )
 def test_statements_of_transactions_are_refused(
