@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from psycopg.abc import PQGen
+    from psycopg.rows import RowFactory
 
 # Below half of the time between two signals that interrupt a script.
 INTERVAL = 0.02
@@ -27,6 +28,9 @@ INTERVAL = 0.02
 _PATIENCE = 0.2
 
 Result = TypeVar("Result")
+Row = TypeVar("Row")
+
+_wait = psycopg.Connection.wait  # `super()` would take as long again
 
 # Connections that a thread of a script would not let go; see `Connection.end`.
 _kept: list[psycopg.Connection[Any]] = []
@@ -55,6 +59,11 @@ class Connection(psycopg.Connection[Any]):
         self.cursor_factory = Cursor
         watch(self)
 
+    def make_cursor(self, row_factory: RowFactory[Row] | None) -> Cursor[Row]:
+        """Return a cursor, as psycopg's `cursor` does."""
+        self._check_connection_ok()
+        return Cursor(self, row_factory=row_factory)
+
     def wait(
         self,
         gen: PQGen[Result],
@@ -64,7 +73,7 @@ class Connection(psycopg.Connection[Any]):
         """Wait for `gen`, as psycopg does."""
         try:
             self._waits_since = monotonic()
-            return super().wait(gen, interval, timeout)
+            return _wait(self, gen, interval, timeout)
         finally:
             self._waits_since = None
 
@@ -94,10 +103,14 @@ class Connection(psycopg.Connection[Any]):
         pipeline.__enter__()
         self.pipe_due(pipeline)
 
+    def take_due(self) -> bytes | None:
+        """Return what is due, once."""
+        due, self.due = self.due, None
+        return due
+
     def pipe_due(self, pipeline: Pipeline) -> None:
         """Have the pipeline send first what is due."""
-        due, self.due = self.due, None
-        if due:
+        if due := self.take_due():
             pipeline.command(due)
 
     def leave_pipeline(self, error: BaseException | None) -> None:

@@ -6,7 +6,6 @@ each answer the command tag is noted, if it is one to take note of.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import ref
@@ -16,16 +15,17 @@ from psycopg import errors, pq
 from psycopg._preparing import Prepare
 from psycopg._queries import PostgresQuery
 from psycopg.adapt import AdaptersMap, Transformer
-from psycopg.generators import execute, fetch_many
+from psycopg.generators import execute
 
+from falconas.database.bundle import bundle
 from falconas.database.prepared import tag_of
-from falconas.database.statements import layout
+from falconas.database.statements import Layout, layout
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator, Iterator, Sequence
 
     from psycopg._preparing import Key
-    from psycopg.abc import Params, Query
+    from psycopg.abc import Buffer, Params, Query
     from psycopg.pq.abc import PGresult
     from psycopg.rows import RowFactory
 
@@ -38,8 +38,7 @@ AHEAD = 50  # rows
 PARAMETERS = 65_535  # of a statement, by the protocol
 TEXT = 200  # characters of a statement, for the log
 # To look up an enum's member takes as long as ten other names.
-_FAILED, _SYNC = pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.PIPELINE_SYNC
-_ROWS, _TEXT = pq.ExecStatus.TUPLES_OK, pq.Format.TEXT
+_ROWS, _TEXT = int(pq.ExecStatus.TUPLES_OK), pq.Format.TEXT
 _SHOULD, _NO = Prepare.SHOULD, Prepare.NO
 # Nearly all answers are one of these, and say nothing about transaction or session.
 _SILENT = (b"INSERT", b"UPDATE", b"DELETE")
@@ -76,43 +75,112 @@ class Cursor(psycopg.Cursor[Row]):
             self._last_query = None
         return self._own
 
-    def _execute_gen(
+    def execute(
         self,
         query: Query,
         params: Params | None = None,
         *,
         prepare: bool | None = None,
         binary: bool | None = None,
-    ) -> Generator[Any, Any, None]:
-        """Do what psycopg's does, in one generator: each costs a microsecond."""
+    ) -> Cursor[Row]:
+        """Do what psycopg's does, with a generator only for what waits."""
+        self.run(query, params, prepare, binary)
+        return self
+
+    def run(
+        self,
+        query: Query,
+        params: Params | None,
+        prepare: bool | None,
+        binary: bool | None,
+    ) -> None:
+        """Do what `execute` does."""
         here = self._conn
-        if self._closed or not here._autocommit:  # noqa: SLF001
-            yield from super()._execute_gen(
-                query, params, prepare=prepare, binary=binary
-            )
-            return
-        prepared = here._prepared  # noqa: SLF001
+        try:
+            with here.lock:
+                if self._closed or not here._autocommit:  # noqa: SLF001
+                    generator = self._execute_gen(
+                        query, params, prepare=prepare, binary=binary
+                    )
+                    here.wait(generator)
+                else:
+                    self._run(query, params, prepare, binary)
+        except errors._NO_TRACEBACK as error:  # noqa: SLF001
+            raise error.with_traceback(None)  # noqa: B904 - the same error
+
+    def _run(
+        self,
+        query: Query,
+        params: Params | None,
+        prepare: bool | None,
+        binary: bool | None,
+    ) -> None:
+        here = self._conn
         self._reset()
         if not self._last_query or self._last_query is not query:
             self._last_query = None
             self._tx = Transformer(here if self._own is None else self)
-        pgq = self._convert_query(query, params)
-        prep, name = prepared.get(pgq, prepare)
-        if pipeline := here._pipeline:  # noqa: SLF001
-            self._queue(pipeline, pgq, prep, name, binary)
-            yield from pipeline._communicate_gen()  # noqa: SLF001
-        elif here.due or prep is _SHOULD:
-            answers = yield from self._in_one(pgq, prep, name, binary)
-            key = prepared.sent(pgq, prep, name)
-            self._take(pgq.query, prep, name, key, answers)
+        pgq = self._run_again(query, params, prepare, binary)
+        if pgq is not None:
+            pipeline, prepared = here._pipeline, here._prepared  # noqa: SLF001
+            prep, name = prepared.get(pgq, prepare)
+            if pipeline:
+                self._queue(pipeline, pgq, prep, name, binary)
+            else:
+                self._run_first(pgq, prep, name, binary)
+            if prepared._to_flush:  # noqa: SLF001
+                here.wait(prepared.maintain_gen(here))
+        self._last_query = query
+
+    def _run_again(
+        self,
+        query: Query,
+        params: Params | None,
+        prepare: bool | None,
+        binary: bool | None,
+    ) -> PostgresQuery | None:
+        """Run what is prepared and travels alone; else return what is to be run."""
+        tx, here = self._tx, self._conn
+        found = None if params is None else layout(query, tx.encoding)
+        if found is None or params is None:
+            return self._convert_query(query, params)
+        kind = type(params)
+        if (kind is list or kind is tuple) and len(params) == found.positions:
+            values: Any = params
+        elif (values := found.values(params)) is None:
+            return self._convert_query(query, params)
+        dumped = tx.dump_sequence(values, found.formats)
+        name = here._prepared.name(found.sent, tx.types or ())  # noqa: SLF001
+        if name is None or prepare is False or here._pipeline:  # noqa: SLF001
+            return self._converted(found, dumped)
+        form = self.format if binary is None else binary
+        pgconn = self._pgconn
+        if here.due:
+            send = partial(pgconn.send_query_prepared, name, dumped, tx.formats, form)
+            answers = here.wait(bundle(pgconn, here.take_due(), send, 1))
+        else:
+            pgconn.send_query_prepared(name, dumped, tx.formats, form)
+            answers = here.wait(execute(pgconn))
+        self._take(found.sent, name, answers)
+        return None
+
+    def _run_first(
+        self, pgq: PostgresQuery, prep: Prepare, name: bytes, binary: bool | None
+    ) -> None:
+        """Run what is not prepared, or has something to travel with it."""
+        here = self._conn
+        if here.due or prep is _SHOULD:
+            begin = here.take_due()
+            earlier = (begin is not None) + (prep is _SHOULD)
+            send = partial(self._send_all, pgq, prep, name, binary)
+            answers = here.wait(bundle(self._pgconn, begin, send, earlier))
         else:
             self._send(pgq, prep, name, binary)
-            key = prepared.sent(pgq, prep, name)
-            answers = yield from execute(self._pgconn)
-            self._take(pgq.query, prep, name, key, answers)
-        self._last_query = query
-        if prepared._to_flush:  # noqa: SLF001
-            yield from prepared.maintain_gen(here)
+            answers = here.wait(execute(self._pgconn))
+        prepared = here._prepared  # noqa: SLF001
+        if (key := prepared.maybe_add_to_cache(pgq, prep, name)) is not None:
+            prepared.validate(key, prep, name, answers)
+        self._take(pgq.query, name, answers)
 
     def _convert_query(
         self, query: Query, params: Params | None = None
@@ -120,37 +188,33 @@ class Cursor(psycopg.Cursor[Row]):
         """Do what psycopg's does, looking up what depends on the text alone."""
         tx = self._tx
         found = layout(query, tx.encoding) if params is not None else None
-        values = found.values(params) if found and params is not None else None
-        if found is None or values is None:  # psycopg says what is wrong
-            pgq = super()._convert_query(query, params)
-            if len(pgq.types) > PARAMETERS:  # within a pipeline it would be too late
-                raise psycopg.OperationalError(
-                    f"number of parameters must be between 0 and {PARAMETERS}"
-                )
-            return pgq
-        pgq = PostgresQuery(tx)
-        pgq.query, pgq._want_formats, pgq._order, pgq._parts, _ = found  # noqa: SLF001
-        pgq.params = tx.dump_sequence(values, found.formats)
-        pgq.types = tx.types or ()
-        pgq.formats = tx.formats
+        values = found.values(params) if found is not None else None  # type: ignore[arg-type]
+        if found is not None and values is not None:
+            return self._converted(found, tx.dump_sequence(values, found.formats))
+        pgq = super()._convert_query(query, params)  # psycopg says what is wrong
+        if len(pgq.types) > PARAMETERS:  # within a pipeline it would be too late
+            raise psycopg.OperationalError(
+                f"number of parameters must be between 0 and {PARAMETERS}"
+            )
         return pgq
 
-    def _take(
-        self,
-        query: bytes,
-        prep: Prepare,
-        name: bytes,
-        key: Key | None,
-        answers: list[PGresult],
-    ) -> None:
+    def _converted(
+        self, found: Layout, dumped: Sequence[Buffer | None]
+    ) -> PostgresQuery:
+        tx = self._tx
+        pgq = PostgresQuery(tx)
+        pgq.query, pgq._order, pgq._parts = found.sent, found.order, found.parts  # noqa: SLF001
+        pgq._want_formats = found.formats  # noqa: SLF001
+        pgq.params, pgq.types, pgq.formats = dumped, tx.types or (), tx.formats
+        return pgq
+
+    def _take(self, query: bytes, name: bytes, answers: list[PGresult]) -> None:
         """Take the answer to a query; raises if it is an error."""
-        prepared = self._conn._prepared  # noqa: SLF001
-        if key is not None:
-            prepared.validate(key, prep, name, answers)
         result = answers[0] if len(answers) == 1 else None
-        tag = result and result.status == _ROWS and result.command_status
         if (
-            not (result and tag and tag.startswith(b"SELECT"))
+            result is None
+            or result.status != _ROWS
+            or not (tag := result.command_status or b"").startswith(b"SELECT")
             or self._execmany_returning is not None  # since it was sent
         ):
             self._check_results(answers)
@@ -160,15 +224,19 @@ class Cursor(psycopg.Cursor[Row]):
         self._pos = self._iresult = 0
         self._tx.set_pgresult(result)
         self._rowcount = result.ntuples
-        self._make_row = prepared.row_maker(query, name, self)
+        prepared, factory = self._conn._prepared, self._row_factory  # noqa: SLF001
+        self._make_row = prepared.row_maker(query, name, self, factory)
 
     def fetchone(self) -> Row | None:
         """Return the next row, None if there is none."""
         result, position = self.pgresult, self._pos
-        if result is None or result.status != _ROWS or self._closed:
+        if (
+            result is None
+            or self._closed
+            or result.status != _ROWS
+            or position >= result.ntuples
+        ):
             return super().fetchone()
-        if position >= result.ntuples:
-            return None
         row: Row = self._tx.load_row(position, self._make_row)
         self._pos = position + 1
         return row
@@ -225,18 +293,36 @@ class Cursor(psycopg.Cursor[Row]):
         if prep is _SHOULD:
             self._send_prepare(name, pgq)
         self._send(pgq, prep, name, binary)
-        key = here._prepared.sent(pgq, prep, name)  # noqa: SLF001
+        key = here._prepared.maybe_add_to_cache(pgq, prep, name)  # noqa: SLF001
         pipeline.weigh(pgq.params)
         pipeline.ask(partial(self._take_later, pgq.query, prep, name, key))
+        if pipeline.has_batch:
+            here.wait(pipeline._communicate_gen())  # noqa: SLF001
 
-    def _take_later(self, query: bytes, *given: Any) -> None:
+    def _take_later(
+        self,
+        query: bytes,
+        prep: Prepare,
+        name: bytes,
+        key: Key | None,
+        answers: list[PGresult],
+    ) -> None:
         """Take an answer; where it is raised, nothing else tells whose it is."""
+        if key is not None:
+            self._conn._prepared.validate(key, prep, name, answers)  # noqa: SLF001
         try:
-            self._take(query, *given)
+            self._take(query, name, answers)
         except psycopg.Error as error:
             text = query.decode(self._encoding, errors="replace")
             error.add_note(f"in a pipeline, by: {' '.join(text.split())[:TEXT]}")
             raise
+
+    def _send_all(
+        self, pgq: PostgresQuery, prep: Prepare, name: bytes, binary: bool | None
+    ) -> None:
+        if prep is _SHOULD:
+            self._send_prepare(name, pgq)
+        self._send(pgq, prep, name, binary, extended=True)
 
     def _send(
         self,
@@ -251,42 +337,6 @@ class Cursor(psycopg.Cursor[Row]):
             self._execute_send(pgq, binary=binary, force_extended=extended)
         else:
             self._send_query_prepared(name, pgq, binary=binary)
-
-    def _in_one(
-        self, pgq: PostgresQuery, prep: Prepare, name: bytes, binary: bool | None
-    ) -> Generator[Any, Any, list[PGresult]]:
-        """Send all that is needed at once, and return the answer to the query."""
-        pgconn, here = self._pgconn, self._conn
-        begin, here.due = here.due, None
-        before = (begin is not None) + (prep is _SHOULD)
-        answers: list[list[PGresult]] = []
-        pgconn.enter_pipeline_mode()
-        try:
-            if begin:
-                pgconn.send_query_params(begin, None)
-            if prep is _SHOULD:
-                self._send_prepare(name, pgq)
-            self._send(pgq, prep, name, binary, extended=True)
-            pgconn.pipeline_sync()
-            answers.append((yield from execute(pgconn)))
-            while len(answers) < before + 2:
-                answers.append((yield from fetch_many(pgconn)))
-        except BaseException as error:
-            with suppress(psycopg.Error):  # what is left open costs the connection
-                pgconn.exit_pipeline_mode()
-            if isinstance(error, psycopg.OperationalError):
-                self._raise_first(answers)  # the server says better why it ended
-            raise
-        *earlier, answer, last = answers
-        if last and last[0].status == _SYNC:
-            pgconn.exit_pipeline_mode()
-        self._raise_first(earlier)
-        return answer
-
-    def _raise_first(self, answers: list[list[PGresult]]) -> None:
-        for answer in answers:
-            if answer and answer[0].status == _FAILED:
-                raise errors.error_from_result(answer[0], encoding=self._encoding)
 
     def _set_results(self, results: list[PGresult]) -> None:
         for result in results:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, overload
 import psycopg
 
 from falconas.database.blocks import Copy, Lease, Savepoint, refuse
-from falconas.database.statements import is_plain
+from falconas.database.statements import Kind, is_plain
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -193,8 +193,9 @@ class Cursor(Generic[Row]):
         binary: bool | None = None,
     ) -> Cursor[Row]:
         """Run a statement; without parameters also several, separated by `;`."""
-        raw = self._open()
-        self._lease.session.execute(raw, query, params, prepare=prepare, binary=binary)
+        session = self._lease.session
+        raw = self._raw or self._open()
+        session.execute(raw, query, params, prepare, binary)
         return self
 
     def executemany(
@@ -202,7 +203,7 @@ class Cursor(Generic[Row]):
     ) -> None:
         """Run a statement once for each set of parameters, in one pipeline."""
         session = self._lease.session
-        with session.statement(joined=True, plain=is_plain(query)):
+        with session.statement(Kind(joined=True, plain=is_plain(query))):
             self._open().executemany(query, params_seq, returning=returning)
 
     def stream(
@@ -210,23 +211,25 @@ class Cursor(Generic[Row]):
     ) -> Iterator[Row]:
         """Yield rows as they arrive; nothing else can run until it ends."""
         session = self._lease.session
-        opaque = not is_plain(query)
-        with session.statement(opaque=opaque, blind=True):
+        with session.statement(Kind(opaque=not is_plain(query), blind=True)):
             yield from self._open().stream(query, params, size=size)
 
     @contextmanager
     def copy(self, statement: Query, params: Params | None = None) -> Iterator[Copy]:
         """Run COPY FROM STDIN or COPY TO STDOUT."""
-        opaque = not is_plain(statement)
+        kind = Kind(opaque=not is_plain(statement), blind=True)
         with (
-            self._lease.session.statement(opaque=opaque, blind=True),
+            self._lease.session.statement(kind),
             self._open().copy(statement, params) as copy,
         ):
             yield Copy(copy)
 
     def fetchone(self) -> Row | None:
         """Return the next row, None if there is none."""
-        return self._loaded().fetchone()
+        raw = self._raw
+        if raw is None or self._lease.over:
+            raw = self._loaded()  # says why not
+        return raw.fetchone()
 
     def fetchmany(self, size: int = 0) -> list[Row]:
         """Return the next rows."""
@@ -322,8 +325,7 @@ class Cursor(Generic[Row]):
         connection = self._lease.session.connection
         raw = self._raw
         if raw is None:
-            made: Any = connection.cursor(row_factory=self._row_factory)  # type: ignore[arg-type]
-            raw = self._raw = made
+            raw = self._raw = connection.make_cursor(self._row_factory)
         return raw
 
     def _loaded(self) -> PsycopgCursor[Row]:

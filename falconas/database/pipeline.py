@@ -48,8 +48,13 @@ class Pipeline(psycopg.Pipeline):
         """Have the answer to what was queued last handed to this function."""
         self.result_queue.append(answered)  # type: ignore[arg-type]
 
+    @property
+    def has_batch(self) -> bool:
+        """There is enough to be sent."""
+        return len(self.command_queue) >= BATCH or self._waiting >= BYTES
+
     def _communicate_gen(self) -> Generator[Any, Any, None]:
-        if len(self.command_queue) >= BATCH or self._waiting >= BYTES:
+        if self.has_batch:
             yield from self._send_gen()
 
     def _fetch_gen(self, *, flush: bool) -> Generator[Any, Any, None]:

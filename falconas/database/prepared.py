@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from psycopg._connection_base import BaseConnection
     from psycopg._queries import PostgresQuery
     from psycopg.pq.abc import PGresult
-    from psycopg.rows import RowMaker
+    from psycopg.rows import RowFactory, RowMaker
 
 # What they return depends on nothing but the names of the columns.
 _BY_NAMES = (dict_row, namedtuple_row, scalar_row, tuple_row)
 _has_columns = re.compile(rb"\s*(SELECT|WITH|VALUES|TABLE)\b", re.IGNORECASE).match
 _commits = re.compile(rb"\s*(COMMIT|END)\b", re.IGNORECASE).match
 # To look up an enum's member takes as long as ten other names.
-_NO, _YES, _SHOULD = Prepare.NO, Prepare.YES, Prepare.SHOULD
+_NO, _SHOULD = Prepare.NO, Prepare.SHOULD
 
 NO_COMMIT = "a transaction of the block had failed, so that COMMIT rolled it back"
 
@@ -54,29 +54,30 @@ class Prepared(PrepareManager):
         self.undone = ""
         self._makers: dict[bytes, tuple[Any, RowMaker[Any]]] = {}
 
+    def name(self, query: bytes, types: tuple[int, ...]) -> bytes | None:
+        """Return under what name a query is prepared; None if it is not."""
+        key, names = (query, types), self._names
+        name = names.get(key)
+        if name is None or self.prepare_threshold is None:
+            return None
+        names.move_to_end(key)
+        return name
+
     def get(
         self, query: PostgresQuery, prepare: bool | None = None
     ) -> tuple[Prepare, bytes]:
         """Tell whether a query is prepared, or is to be; what commits never is."""
-        name = self._names.get((query.query, query.types))
-        if name and prepare is not False and self.prepare_threshold is not None:
-            return _YES, name
         prep, name = super().get(query, prepare)
         if prep is _SHOULD and _commits(query.query):
             return _NO, b""
         return prep, name
 
-    def sent(self, query: PostgresQuery, prep: Prepare, name: bytes) -> Key | None:
-        """Note that a query was sent; returns a key if `validate` has to see more."""
-        if prep is not _YES:
-            return self.maybe_add_to_cache(query, prep, name)
-        key = query.query, query.types
-        if key in self._names:
-            self._names.move_to_end(key)
-        return None
-
     def row_maker(
-        self, query: bytes, name: bytes, cursor: psycopg.Cursor[Any]
+        self,
+        query: bytes,
+        name: bytes,
+        cursor: psycopg.Cursor[Any],
+        factory: RowFactory[Any],
     ) -> RowMaker[Any]:
         """Return what makes the rows of an answer to a query.
 
@@ -84,7 +85,6 @@ class Prepared(PrepareManager):
         columns with which it was prepared, or it fails; but EXECUTE has those of
         another statement.
         """
-        factory = cursor.row_factory
         known = self._makers.get(name)
         if known is not None and known[0] is factory:
             return known[1]

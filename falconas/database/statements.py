@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
 from psycopg import sql
 from psycopg._queries import _query2pg_nocache
 
@@ -27,7 +28,23 @@ _LENGTH = 4000  # characters
 _LAYOUTS, _PLACES = 256, 50  # a text of a thousand places takes 100 KB
 
 
-class Layout(NamedTuple):
+class Kind(Struct, frozen=True):
+    """What a statement may do, as far as it shows before it is sent.
+
+    Attributes:
+        joined: A BEGIN that is due can travel with it.
+        opaque: It may end the transaction and not show it if it fails.
+        plain: It cannot end the transaction, whatever becomes of it.
+        blind: Nobody sees its command tags.
+    """
+
+    joined: bool = False
+    opaque: bool = False
+    plain: bool = True
+    blind: bool = False
+
+
+class Layout(Struct, frozen=True):
     """What psycopg makes of a query's text.
 
     Attributes:
@@ -46,14 +63,15 @@ class Layout(NamedTuple):
 
     def values(self, params: Params) -> Sequence[Any] | None:
         """Return the parameters in the order of their places; None if in doubt."""
-        if type(params) is list or type(params) is tuple:
-            return params if len(params) == self.positions else None
-        if type(params) is not dict or self.order is None:
-            return None
+        kind = type(params)
         try:
-            return [params[name] for name in self.order]
+            if kind is list or kind is tuple:
+                return params if len(params) == self.positions else None  # type: ignore[return-value]
+            if kind is dict and self.order is not None:
+                return [params[name] for name in self.order]  # type: ignore[call-overload]
         except KeyError:
-            return None
+            pass
+        return None
 
 
 def layout(query: Query, encoding: str) -> Layout | None:
@@ -62,17 +80,16 @@ def layout(query: Query, encoding: str) -> Layout | None:
     Raises:
         psycopg.ProgrammingError: Its placeholders are none.
     """
-    if type(query) is not str or len(query) > _LENGTH or query.count("%") > _PLACES:
+    if type(query) is not str or len(query) > _LENGTH:
         return None
     return _layout(query, encoding)
 
 
-def look(query: Query, params: Params | None) -> tuple[bool, bool]:
-    """Return `is_single` and `is_plain` of a query; most are sent again and again."""
-    if type(query) is str and len(query) <= _LENGTH:
-        single, plain = _look(query)
-        return single or bool(params), plain
-    return is_single(query, params), is_plain(query)
+def look(query: Query, params: Params | None) -> Kind:
+    """Return of what kind a query is; most are sent again and again."""
+    if type(query) is not str or len(query) > _LENGTH:
+        return _kind(is_single(query, params), is_plain(query))
+    return _with_parameters(query) if params else _alone(query)
 
 
 def is_single(query: Query, params: Params | None) -> bool:
@@ -95,13 +112,24 @@ def is_plain(query: Query) -> bool:
     return query.lstrip("( \n\t")[:4].upper() in _PLAIN
 
 
+def _kind(single: bool, plain: bool) -> Kind:
+    return Kind(joined=single, opaque=not single, plain=plain)
+
+
 @lru_cache(_REMEMBERED)
-def _look(query: str) -> tuple[bool, bool]:
-    return is_single(query, None), is_plain(query)
+def _with_parameters(query: str) -> Kind:
+    return _kind(True, is_plain(query))
+
+
+@lru_cache(_REMEMBERED)
+def _alone(query: str) -> Kind:
+    return _kind(is_single(query, None), is_plain(query))
 
 
 @lru_cache(_LAYOUTS)
-def _layout(query: str, encoding: str) -> Layout:
-    found = _query2pg_nocache(query.encode(encoding), encoding)
-    order, parts = found[2:]
-    return Layout(*found, len(parts) - 1 if order is None else -1)
+def _layout(query: str, encoding: str) -> Layout | None:
+    if query.count("%") > _PLACES:
+        return None
+    sent, formats, order, parts = _query2pg_nocache(query.encode(encoding), encoding)
+    positions = len(parts) - 1 if order is None else -1
+    return Layout(sent, formats, order, parts, positions)

@@ -118,7 +118,7 @@ class TransactionState(Struct, eq=False):
             self.begun = True
         return pending
 
-    def tagged(self, tags: list[str], *, idle: bool, opaque: bool = False) -> None:
+    def tagged(self, tags: list[str], idle: bool, opaque: bool = False) -> None:
         """Note the command tags of a statement; raises on those of transactions.
 
         Args:

@@ -13,18 +13,21 @@ from psycopg import errors, pq
 from falconas.database.line import Line
 from falconas.database.reset import may_rename
 from falconas.database.sqlstate import Notice, classify, ends_connection, is_conflict
-from falconas.database.statements import look
+from falconas.database.statements import Kind, look
 from falconas.database.transaction import BEGIN_READ, TransactionState
 
 if TYPE_CHECKING:
     from psycopg.abc import Params, Query
 
     from falconas.database.connection import Connection
+    from falconas.database.cursor import Cursor
     from falconas.errors import FalconError
 
 _NOTICES = 100
 
-_Idle = pq.TransactionStatus.IDLE
+_Idle = int(pq.TransactionStatus.IDLE)  # an enum's member is slow to compare
+
+ITSELF, JOINED = Kind(), Kind(joined=True)
 
 
 class Working(Line):
@@ -53,47 +56,32 @@ class Working(Line):
 
     def execute(
         self,
-        cursor: Any,  # psycopg's, whose overloads are too many
+        cursor: Cursor[Any],
         query: Query,
-        params: Params | None = None,
-        *,
+        params: Params | None,
         prepare: bool | None = None,
         binary: bool | None = None,
     ) -> None:
         """Run a statement of the script; without parameters also several."""
-        single, plain = look(query, params)
-        self._enter(joined=single, opaque=not single, plain=plain)
+        kind = look(query, params)
+        self._enter(kind)
         try:
-            cursor.execute(query, params, prepare=prepare, binary=binary)
+            cursor.run(query, params, prepare, binary)
         except BaseException as error:
-            self._broke(error, opaque=not single, plain=plain)
+            self._broke(error, kind)
             raise
-        self._left()
+        self._left(kind)
 
     @contextmanager
-    def statement(
-        self,
-        *,
-        joined: bool = False,
-        opaque: bool = False,
-        plain: bool = True,
-        blind: bool = False,
-    ) -> Iterator[Connection]:
-        """Lend the connection for a statement of the script.
-
-        Args:
-            joined: Let a BEGIN that is due travel with the statement of a cursor.
-            opaque: It may end the transaction and not show it if it fails.
-            plain: It cannot end the transaction, whatever becomes of it.
-            blind: Nobody sees its command tags.
-        """
-        self._enter(joined=joined, opaque=opaque, plain=plain)
+    def statement(self, kind: Kind = ITSELF) -> Iterator[Connection]:
+        """Lend the connection for a statement of the script."""
+        self._enter(kind)
         try:
             yield self._connection
         except BaseException as error:
-            self._broke(error, opaque=opaque, plain=plain)
+            self._broke(error, kind)
             raise
-        self._left(opaque=opaque and blind)
+        self._left(kind)
 
     @contextmanager
     def pipeline(self, over: Callable[[], bool]) -> Iterator[None]:
@@ -104,7 +92,7 @@ class Working(Line):
                 is left open costs the connection.
         """
         state, here = self._state, self._connection
-        with self.statement(joined=True):
+        with self.statement(JOINED):
             here.enter_pipeline()
             if state.pending is not None:
                 state.take_pending()
@@ -133,7 +121,7 @@ class Working(Line):
             error = self._state.conflict or error
         return classify(error, access=self._state.access, late=late, lost=self.lost)
 
-    def _enter(self, *, joined: bool, opaque: bool, plain: bool) -> None:
+    def _enter(self, kind: Kind) -> None:
         state, here = self._state, self._connection
         if state.breach is not None:
             raise state.breach
@@ -142,45 +130,50 @@ class Working(Line):
                 "another statement of this request is running: end its stream or COPY"
             )
         state.touched = True
-        unread = state.unseen and here.in_pipeline
-        state.unseen = opaque or not plain or unread
-        if state.pending is None:
-            return
-        if joined and state.pending is BEGIN_READ:
+        state.unseen = (
+            kind.opaque or not kind.plain or (state.unseen and here.in_pipeline)
+        )
+        if state.pending is not None:
+            self._begin(kind)
+
+    def _begin(self, kind: Kind) -> None:
+        state, here = self._state, self._connection
+        if kind.joined and state.pending is BEGIN_READ:
             here.due = BEGIN_READ
         elif pending := state.take_pending():
             here.due = None
-            self._try_command(pending, opaque=opaque, plain=plain)
+            try:
+                self._command(pending)
+            except BaseException as error:
+                self._broke(error, kind)
+                raise
 
-    def _try_command(self, sql: bytes, *, opaque: bool, plain: bool) -> None:
-        try:
-            self._command(sql)
-        except BaseException as error:
-            self._broke(error, opaque=opaque, plain=plain)
-            raise
-
-    def _left(self, *, opaque: bool = False) -> None:
+    def _left(self, kind: Kind) -> None:
         """Note what a statement's answers say of the transaction; raises a breach."""
         state, here = self._state, self._connection
+        opaque = kind.blind and kind.opaque
         if here.in_pipeline:  # they come later
             state.opaque = state.opaque or opaque
             return
         if state.pending is not None and here.due is None:
             state.take_pending()
-        tags = here.seen
+        tags, idle = here.seen, self._pgconn.transaction_status == _Idle
         if tags or opaque:
             here.seen = []
             self._forget = self._forget or opaque or may_rename(tags)
-        state.tagged(tags, idle=self._pgconn.transaction_status == _Idle, opaque=opaque)
+        elif not idle and state.breach is None:  # mostly they say nothing
+            state.unseen = False
+            return
+        state.tagged(tags, idle, opaque)
         if tags and state.needs_mark(tags):
             self._command(state.mark)
 
-    def _broke(self, error: BaseException, *, opaque: bool, plain: bool) -> None:
-        state, here = self._state, self._connection
+    def _broke(self, error: BaseException, kind: Kind) -> None:
+        state, here, opaque = self._state, self._connection, kind.opaque
         self._forget = True  # what was prepared is not rolled back
         if isinstance(error, psycopg.Error):
             self._failed(error)
-        elif not plain:  # nobody knows how far it came
+        elif not kind.plain:  # nobody knows how far it came
             opaque = True
         state.opaque = state.opaque or opaque
         if here.in_pipeline:

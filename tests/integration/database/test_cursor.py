@@ -42,11 +42,19 @@ def status(here: Connection) -> pq.TransactionStatus:
     return here.info.transaction_status
 
 
+@pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize("prepare", [None, True, False])
 @pytest.mark.parametrize("binary", [None, True])
 def test_a_begin_that_is_due_travels_with_the_statement(
-    here: Connection, trips: Any, prepare: bool | None, binary: bool | None
+    here: Connection,
+    trips: Any,
+    prepare: bool | None,
+    binary: bool | None,
+    known: bool,
 ) -> None:
+    if known:
+        here.execute(SELECT, [8], prepare=True)
+        trips()
     here.due = BEGIN_READ
 
     cursor = here.cursor().execute(SELECT, [7], prepare=prepare, binary=binary)

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from psycopg._preparing import Prepare
 from psycopg.waiting import Ready
 
 from falconas.database.connection import Connection
@@ -278,7 +277,7 @@ def test_an_answer_is_read_from_its_first_row(here: Connection) -> None:
     cursor: Any = here.execute("SELECT generate_series(1, 3)")
     assert cursor.fetchone() == (1,)
     later: Any = here.execute("SELECT generate_series(11, 13)")
-    cursor._take(b"", Prepare.NO, b"", None, later._results)
+    cursor._take(b"", b"", later._results)
     assert cursor.fetchall() == [(11,), (12,), (13,)]
 
 

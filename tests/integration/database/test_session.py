@@ -18,6 +18,7 @@ from falconas.database.session import (
     Session,
 )
 from falconas.database.unserved import SessionLost
+from falconas.database.working import JOINED
 from falconas.errors import Aborted, Code, FalconError, Started, Unavailable
 
 if TYPE_CHECKING:
@@ -503,7 +504,7 @@ def test_a_write_that_cannot_begin_was_not_started(
 
 def test_a_read_begins_with_its_first_statement(session: Session) -> None:
     session.begin_read()
-    with session.statement(joined=True) as connection:
+    with session.statement(JOINED) as connection:
         cursor = connection.execute("SHOW transaction_isolation")
     assert cursor.fetchall() == [("repeatable read",)]
     assert execute(session, "SHOW transaction_read_only") == [("on",)]

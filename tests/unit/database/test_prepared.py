@@ -25,7 +25,7 @@ def prepared() -> Prepared:
 def run(prepared: Prepared, text: str, prepare: bool | None = None) -> Prepare:
     """Ask for a statement as a cursor does."""
     prep, name = prepared.get(query(text), prepare)
-    if key := prepared.sent(query(text), prep, name):
+    if key := prepared.maybe_add_to_cache(query(text), prep, name):
         prepared.validate(key, prep, name, [ROWS])
     return prep
 
@@ -56,10 +56,8 @@ def maker(prepared: Prepared, text: str, name: bytes, factory: Any = dict_row) -
     result = SimpleNamespace(
         status=pq.ExecStatus.TUPLES_OK, nfields=1, fname=lambda _: text[-1:].encode()
     )
-    cursor: Any = SimpleNamespace(
-        row_factory=factory, pgresult=result, _encoding="utf-8"
-    )
-    return prepared.row_maker(text.encode(), name, cursor)
+    cursor: Any = SimpleNamespace(pgresult=result, _encoding="utf-8")
+    return prepared.row_maker(text.encode(), name, cursor, factory)
 
 
 def test_the_rows_of_a_prepared_query_are_made_alike(prepared: Prepared) -> None:

@@ -5,7 +5,15 @@ from typing import Any
 import pytest
 from psycopg import sql
 
-from falconas.database.statements import _look, is_plain, is_single, layout, look
+from falconas.database.statements import (
+    Kind,
+    _alone,
+    _with_parameters,
+    is_plain,
+    is_single,
+    layout,
+    look,
+)
 
 
 @pytest.mark.parametrize(
@@ -52,14 +60,17 @@ def test_what_may_end_a_transaction_is_not_plain(query: Any, plain: bool) -> Non
 @pytest.mark.parametrize("params", [None, (1,)])
 def test_a_look_at_both_says_the_same_each_time(query: Any, params: Any) -> None:
     for _ in range(2):
-        assert look(query, params) == (is_single(query, params), is_plain(query))
+        single = is_single(query, params)
+        kind = Kind(joined=single, opaque=not single, plain=is_plain(query))
+        assert look(query, params) == kind
 
 
 def test_long_texts_are_not_kept() -> None:
-    _look.cache_clear()
-    look("SELECT 1", None)
-    look("SELECT " + "1 + " * 2000 + "1", None)
-    assert _look.cache_info().currsize == 1
+    for params, kept in ((None, _alone), ([1], _with_parameters)):
+        kept.cache_clear()
+        look("SELECT 1", params)
+        look("SELECT " + "1 + " * 2000 + "1", params)
+        assert kept.cache_info().currsize == 1
 
 
 @pytest.mark.parametrize(
