@@ -62,7 +62,7 @@ class Connection(psycopg.Connection[Any]):
     def make_cursor(self, row_factory: RowFactory[Row] | None) -> Cursor[Row]:
         """Return a cursor, as psycopg's `cursor` does."""
         self._check_connection_ok()
-        return Cursor(self, row_factory=row_factory)
+        return Cursor(self, row_factory)
 
     def wait(
         self,

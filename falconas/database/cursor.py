@@ -19,10 +19,11 @@ from psycopg.generators import execute
 
 from falconas.database.bundle import bundle
 from falconas.database.prepared import tag_of
+from falconas.database.reading import Reading
 from falconas.database.statements import Layout, layout
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from psycopg._preparing import Key
     from psycopg.abc import Buffer, Params, Query
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 Row = TypeVar("Row")
 
-AHEAD = 50  # rows
 PARAMETERS = 65_535  # of a statement, by the protocol
 TEXT = 200  # characters of a statement, for the log
 # To look up an enum's member takes as long as ten other names.
@@ -44,7 +44,7 @@ _SHOULD, _NO = Prepare.SHOULD, Prepare.NO
 _SILENT = (b"INSERT", b"UPDATE", b"DELETE")
 
 
-class Cursor(psycopg.Cursor[Row]):
+class Cursor(Reading[Row]):
     """A cursor of our `Connection`, in whose `due` and `seen` it looks and writes."""
 
     __slots__ = ("_own",)
@@ -52,7 +52,7 @@ class Cursor(psycopg.Cursor[Row]):
     _conn: Connection
 
     def __init__(
-        self, connection: Connection, *, row_factory: RowFactory[Row] | None = None
+        self, connection: Connection, row_factory: RowFactory[Row] | None = None
     ) -> None:
         # As psycopg's, but for adapters, which few cursors have of their own.
         self._conn = connection
@@ -139,7 +139,7 @@ class Cursor(psycopg.Cursor[Row]):
         prepare: bool | None,
         binary: bool | None,
     ) -> PostgresQuery | None:
-        """Run what is prepared and travels alone; else return what is to be run."""
+        """Run what is prepared; else return what is to be run."""
         tx, here = self._tx, self._conn
         found = None if params is None else layout(query, tx.encoding)
         if found is None or params is None:
@@ -151,17 +151,22 @@ class Cursor(psycopg.Cursor[Row]):
             return self._convert_query(query, params)
         dumped = tx.dump_sequence(values, found.formats)
         name = here._prepared.name(found.sent, tx.types or ())  # noqa: SLF001
-        if name is None or prepare is False or here._pipeline:  # noqa: SLF001
+        if name is None or prepare is False:
             return self._converted(found, dumped)
         form = self.format if binary is None else binary
-        pgconn = self._pgconn
-        if here.due:
-            send = partial(pgconn.send_query_prepared, name, dumped, tx.formats, form)
-            answers = here.wait(bundle(pgconn, here.take_due(), send, 1))
-        else:
+        pipeline, pgconn = here._pipeline, self._pgconn  # noqa: SLF001
+        if pipeline is None and here.due is None:
             pgconn.send_query_prepared(name, dumped, tx.formats, form)
-            answers = here.wait(execute(pgconn))
-        self._take(found.sent, name, answers)
+            self._take(found.sent, name, here.wait(execute(pgconn)))
+            return None
+        send = partial(pgconn.send_query_prepared, name, dumped, tx.formats, form)
+        if pipeline is None:
+            answers = here.wait(bundle(pgconn, here.take_due(), send, 1))
+            self._take(found.sent, name, answers)
+        else:
+            here.pipe_due(pipeline)
+            pipeline.command_queue.append(send)
+            self._expect(pipeline, dumped, partial(self._take_later, found.sent, name))
         return None
 
     def _run_first(
@@ -227,45 +232,6 @@ class Cursor(psycopg.Cursor[Row]):
         prepared, factory = self._conn._prepared, self._row_factory  # noqa: SLF001
         self._make_row = prepared.row_maker(query, name, self, factory)
 
-    def fetchone(self) -> Row | None:
-        """Return the next row, None if there is none."""
-        result, position = self.pgresult, self._pos
-        if (
-            result is None
-            or self._closed
-            or result.status != _ROWS
-            or position >= result.ntuples
-        ):
-            return super().fetchone()
-        row: Row = self._tx.load_row(position, self._make_row)
-        self._pos = position + 1
-        return row
-
-    def rows(self) -> Iterator[Row]:
-        """Yield the rows that are left, as psycopg's iteration does.
-
-        They are made some at a time, which takes a fraction of the time; but each is
-        fetched only when its turn comes, and whoever fetches, scrolls or executes
-        meanwhile finds the cursor where it would be.
-        """
-        while ahead := self._ahead():
-            result, position = self.pgresult, self._pos
-            for row in ahead:
-                if self._pos != position or self.pgresult is not result:
-                    break
-                self._pos = position = position + 1
-                yield row
-
-    def _ahead(self) -> list[Row]:
-        """Return the next rows without moving to them; none at the end."""
-        self._fetch_pipeline()
-        result = self._check_result_for_fetch()
-        first, end = self._pos, min(self._pos + AHEAD, result.ntuples)
-        try:
-            return self._tx.load_rows(first, end, self._make_row)
-        except Exception:  # by one of them; those before it are fine
-            return [self._tx.load_row(first, self._make_row)]
-
     def _maybe_prepare_gen(
         self,
         pgq: PostgresQuery,
@@ -294,18 +260,28 @@ class Cursor(psycopg.Cursor[Row]):
             self._send_prepare(name, pgq)
         self._send(pgq, prep, name, binary)
         key = here._prepared.maybe_add_to_cache(pgq, prep, name)  # noqa: SLF001
-        pipeline.weigh(pgq.params)
-        pipeline.ask(partial(self._take_later, pgq.query, prep, name, key))
+        take = partial(self._take_later, pgq.query, name, prep=prep, key=key)
+        self._expect(pipeline, pgq.params, take)
+
+    def _expect(
+        self,
+        pipeline: Pipeline,
+        params: Sequence[Buffer | None] | None,
+        take: Callable[[list[PGresult]], None],
+    ) -> None:
+        pipeline.weigh(params)
+        pipeline.ask(take)
         if pipeline.has_batch:
-            here.wait(pipeline._communicate_gen())  # noqa: SLF001
+            self._conn.wait(pipeline._communicate_gen())  # noqa: SLF001
 
     def _take_later(
         self,
         query: bytes,
-        prep: Prepare,
         name: bytes,
-        key: Key | None,
         answers: list[PGresult],
+        *,
+        prep: Prepare = _NO,
+        key: Key | None = None,
     ) -> None:
         """Take an answer; where it is raised, nothing else tells whose it is."""
         if key is not None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import threading
 from contextlib import closing
-from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -11,7 +10,6 @@ from psycopg import sql
 from psycopg.rows import dict_row, scalar_row
 
 from falconas.database.blocks import Lease
-from falconas.database.cursor import AHEAD
 from falconas.database.facade import Database
 from falconas.database.session import Session
 from falconas.errors import ScriptError, Started
@@ -249,54 +247,6 @@ def test_a_thread_cannot_use_the_connection_beside_the_script(db: Database) -> N
     thread.join()
     stream.close()  # type: ignore[attr-defined]
     assert len(seen) == 1
-
-
-NUMBERS = "SELECT n FROM generate_series(1, %s) n"
-
-
-@pytest.mark.parametrize("count", [0, 1, AHEAD - 1, AHEAD, AHEAD + 1, 5 * AHEAD])
-def test_all_rows_come_in_turn(reading: Database, count: int) -> None:
-    cursor = reading.execute(NUMBERS, [count], row_factory=scalar_row)
-    assert list(cursor) == list(range(1, count + 1))
-    assert cursor.fetchone() is None
-
-
-def test_rows_made_ahead_are_fetched_in_their_turn(reading: Database) -> None:
-    cursor = reading.execute(NUMBERS, [3 * AHEAD], row_factory=scalar_row)
-    rows = iter(cursor)
-    assert [next(rows), cursor.fetchone(), next(rows)] == [1, 2, 3]
-    assert cursor.fetchmany(AHEAD) == list(range(4, AHEAD + 4))
-    assert next(rows) == AHEAD + 4
-    cursor.scroll(-2)
-    assert next(rows) == AHEAD + 3
-    cursor.scroll(0, "absolute")
-    assert [row for row, _ in zip(cursor, range(3), strict=False)] == [1, 2, 3]
-    assert cursor.fetchall() == list(range(5, 3 * AHEAD + 1))  # zip took one more
-    assert next(rows, None) is None
-
-
-def test_rows_of_another_result_are_not_those_made_ahead(reading: Database) -> None:
-    cursor = reading.execute(NUMBERS, [9], row_factory=scalar_row)
-    rows = iter(cursor)
-    assert next(rows) == 1
-    cursor.execute("SELECT n FROM generate_series(101, 109) n")
-    assert cursor.fetchone() == 101  # as far as the first one was read
-    assert [next(rows), next(rows)] == [102, 103]
-    cursor.execute("VALUES (1), (2); VALUES (3), (4)")
-    assert next(rows) == 1
-    assert cursor.nextset()
-    assert [cursor.fetchone(), next(rows)] == [3, 4]
-    cursor.close()
-    with pytest.raises(psycopg.InterfaceError):
-        next(rows)
-
-
-def test_rows_before_one_that_cannot_be_made_do_come(reading: Database) -> None:
-    query = "SELECT CASE n WHEN 30 THEN 'infinity' ELSE '2026-01-01' END::date FROM"
-    rows = iter(reading.execute(f"{query} generate_series(1, 60) n"))
-    assert [next(rows) for _ in range(29)] == 29 * [(date(2026, 1, 1),)]
-    with pytest.raises(psycopg.DataError):
-        next(rows)
 
 
 def test_a_cursor_may_change_what_it_makes_of_rows(reading: Database) -> None:
