@@ -1,7 +1,7 @@
-"""What a request costs the broker: counted, not timed, so that it is always the same.
+"""What a request costs: counted, not timed, so that it is always the same.
 
-Counted is what `bench.rehearsal` feeds: header decoded, decided, encoded, for a whole
-request: REQUEST in and out, REPLY in and out.
+Of the broker what `bench.rehearsal` feeds is counted: header decoded, decided, encoded,
+for a whole request: REQUEST in and out, REPLY in and out. Of a worker, its statements.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from typing import Any
 from unittest.mock import patch
 
 from bench.rehearsal import HELD, Rehearsal, Scale
+from tests.guard import statements
+from tests.guard.opcodes import Opcodes
 
 ROOT = Path(__file__).parents[2]
 WARM = 200
@@ -88,26 +90,11 @@ def calls(rehearsal: Rehearsal, steps: int = STEPS) -> Counter[str]:
 
 def instructions(rehearsal: Rehearsal, steps: int = STEPS) -> int:
     """Count the bytecode instructions of so many requests."""
-    count = 0
-
-    def trace(frame: FrameType, event: str, _: Any) -> Any:
-        nonlocal count
-        if event == "call":
-            frame.f_trace_lines, frame.f_trace_opcodes = False, True
-        elif event == "opcode":
-            count += 1
-        return trace
-
-    def begin() -> None:
-        sys.settrace(trace)
-
-    def end() -> None:
-        sys.settrace(None)
-
-    with around(rehearsal, begin, end):
+    opcodes = Opcodes()
+    with around(rehearsal, opcodes.begin, opcodes.end):
         for _ in range(steps):
             rehearsal.step()
-    return count
+    return opcodes.count
 
 
 def a_second(rehearsal: Rehearsal) -> int:
@@ -180,7 +167,7 @@ def measure() -> dict[str, float]:
         found[f"growth_of_a_second.{name}"] = _ratio(a_second, small, large)
     few, many = (Rehearsal(replace(FEW, held=held)) for held in (5, 5_000))
     found["growth_of_news.held"] = _ratio(news, few, many)
-    return found
+    return found | statements.measure()
 
 
 def _ratio(
