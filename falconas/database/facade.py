@@ -91,7 +91,7 @@ class Database:
         binary: bool = False,
     ) -> Cursor[Any]:
         """Run a statement and return a cursor with its result."""
-        cursor = self.cursor(row_factory=row_factory)
+        cursor = Cursor(self._lease, row_factory)
         return cursor.execute(query, params, prepare=prepare, binary=binary)
 
     def executemany(self, query: Query, params_seq: Iterable[Params]) -> None:

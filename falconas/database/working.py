@@ -152,7 +152,7 @@ class Working(Line):
         """Note what a statement's answers say of the transaction; raises a breach."""
         state, here = self._state, self._connection
         opaque = kind.blind and kind.opaque
-        if here.in_pipeline:  # they come later
+        if here._pipeline is not None:  # noqa: SLF001 - then they come later
             state.opaque = state.opaque or opaque
             return
         if state.pending is not None and here.due is None:
