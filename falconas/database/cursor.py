@@ -153,7 +153,7 @@ class Cursor(Reading[Row]):
         name = here._prepared.name(found.sent, tx.types or ())  # noqa: SLF001
         if name is None or prepare is False:
             return self._converted(found, dumped)
-        form = self.format if binary is None else binary
+        form = self.format if binary is None else bool(binary)
         pipeline, pgconn = here._pipeline, self._pgconn  # noqa: SLF001
         if pipeline is None and here.due is None:
             pgconn.send_query_prepared(name, dumped, tx.formats, form)

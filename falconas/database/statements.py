@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,7 @@ _PLAIN = {
     "DECL", "CLOS", "MOVE", "SAVE", "RELE", "NOTI", "LIST", "SHOW", "REFR",
 }  # fmt: skip
 _BLANK = "; \n\t"
+_named = re.compile(r"(?<!%)(?:%%)*%\(").search  # `%%(` is no placeholder
 _REMEMBERED = 1000  # statements, none of them longer than
 _LENGTH = 4000  # characters
 _LAYOUTS, _PLACES = 256, 50  # a text of a thousand places takes 100 KB
@@ -36,12 +39,14 @@ class Kind(Struct, frozen=True):
         opaque: It may end the transaction and not show it if it fails.
         plain: It cannot end the transaction, whatever becomes of it.
         blind: Nobody sees its command tags.
+        several: Another one may have been run behind one that ends the transaction.
     """
 
     joined: bool = False
     opaque: bool = False
     plain: bool = True
     blind: bool = False
+    several: bool = False
 
 
 class Layout(Struct, frozen=True):
@@ -89,12 +94,20 @@ def look(query: Query, params: Params | None) -> Kind:
     """Return of what kind a query is; most are sent again and again."""
     if type(query) is not str or len(query) > _LENGTH:
         return _kind(is_single(query, params), is_plain(query))
-    return _with_parameters(query) if params else _alone(query)
+    if not params:
+        return _alone(query)
+    kind = type(params)  # to ask for a Mapping takes long
+    values = kind is list or kind is tuple or not isinstance(params, Mapping)
+    return _with_values(query) if values else _with_names(query)
 
 
 def is_single(query: Query, params: Params | None) -> bool:
-    """Tell whether a query surely is one statement that a pipeline can take."""
-    if params:
+    """Tell whether a query surely is one statement that a pipeline can take.
+
+    One with parameters is, but of a mapping psycopg takes what the text names, if
+    anything; and values that it has no place for psycopg refuses.
+    """
+    if params and (not isinstance(params, Mapping) or _has_names(query)):
         return True
     return (
         isinstance(query, str)
@@ -113,12 +126,25 @@ def is_plain(query: Query) -> bool:
 
 
 def _kind(single: bool, plain: bool) -> Kind:
-    return Kind(joined=single, opaque=not single, plain=plain)
+    return Kind(joined=single, opaque=not single, plain=plain, several=not single)
+
+
+def _has_names(query: Query) -> bool:
+    if isinstance(query, sql.Composable):
+        query = query.as_string(None)
+    if isinstance(query, bytes):
+        query = query.decode(errors="replace")
+    return isinstance(query, str) and _named(query) is not None
 
 
 @lru_cache(_REMEMBERED)
-def _with_parameters(query: str) -> Kind:
+def _with_values(query: str) -> Kind:
     return _kind(True, is_plain(query))
+
+
+@lru_cache(_REMEMBERED)
+def _with_names(query: str) -> Kind:
+    return _kind(_has_names(query) or is_single(query, None), is_plain(query))
 
 
 @lru_cache(_REMEMBERED)

@@ -63,6 +63,7 @@ class TransactionState(Struct, eq=False):
         interrupted: The script was interrupted.
         unreplicated: The wait for synchronous standbys was broken off in a commit.
         rolled: It answered ROLLBACK: to a savepoint, or AND CHAIN.
+        changed: It may be another one, or may write: by that, or by SET.
         nonce: Marks the transaction of a write.
     """
 
@@ -81,6 +82,7 @@ class TransactionState(Struct, eq=False):
     interrupted: bool = False
     unreplicated: bool = False
     rolled: bool = False
+    changed: bool = False
     nonce: bytes = b""
 
     def __post_init__(self) -> None:
@@ -111,6 +113,11 @@ class TransactionState(Struct, eq=False):
         hidden = self.opaque or (self.interrupted and self.unseen)
         return self.access == "write" and (hidden or broken)
 
+    @property
+    def may_write(self) -> bool:
+        """A read's transaction may be one that writes."""
+        return self.access == "read" and self.begun and (self.changed or self.opaque)
+
     def take_pending(self) -> bytes | None:
         """Return what begins the transaction, once."""
         pending, self.pending = self.pending, None
@@ -118,33 +125,38 @@ class TransactionState(Struct, eq=False):
             self.begun = True
         return pending
 
-    def tagged(self, tags: list[str], idle: bool, opaque: bool = False) -> None:
+    def tagged(
+        self, tags: list[str], idle: bool, opaque: bool = False, several: bool = False
+    ) -> None:
         """Note the command tags of a statement; raises on those of transactions.
 
         Args:
             tags: What the server answered to each part of it.
             idle: The server says that no transaction is open.
             opaque: There may be tags that nobody has seen.
+            several: They may have been run behind one that ended the transaction.
         """
         if opaque:
             self.opaque = True
         if tags:
-            self.note(tags, idle=idle)
+            self.note(tags, idle=idle, several=several)
         elif idle:
             self.watch(idle=idle)
         self.unseen = False  # last: this too may be interrupted
         if self.breach is not None:
             raise self.breach
 
-    def note(self, tags: Iterable[str], *, idle: bool) -> None:
+    def note(self, tags: Iterable[str], *, idle: bool, several: bool = False) -> None:
         """Note what the server has answered, and whether a transaction is open."""
         for tag in tags:
             if tag in _LASTING_TAGS:
                 self.lasting = True
             elif tag in _TRANSACTION_TAGS or (tag == "ROLLBACK" and idle):
-                self._break(tag, committed=tag == "COMMIT")
+                self._break(tag, committed=tag == "COMMIT", several=several)
             elif tag == "ROLLBACK":
-                self.rolled = True
+                self.rolled = self.changed = True
+            elif tag == "SET":
+                self.changed = True
         self.watch(idle=idle)
 
     def needs_mark(self, tags: Iterable[str]) -> bool:
@@ -177,10 +189,10 @@ class TransactionState(Struct, eq=False):
             sqlstate=cause.sqlstate if cause else None,
         )
 
-    def _break(self, tag: str, *, committed: bool) -> None:
+    def _break(self, tag: str, *, committed: bool, several: bool = False) -> None:
         if self.breach is not None:
             return
-        unsure = (committed or self.autocommit) and self.access == "write"
+        unsure = several or ((committed or self.autocommit) and self.access == "write")
         rule = (
             "each statement here commits for itself, and ctx.db.transaction() makes"
             " transactions"

@@ -28,6 +28,7 @@ _NOTICES = 100
 _Idle = int(pq.TransactionStatus.IDLE)  # an enum's member is slow to compare
 
 ITSELF, JOINED = Kind(), Kind(joined=True)
+_PIPELINE = Kind(joined=True, several=True)
 
 
 class Working(Line):
@@ -92,7 +93,7 @@ class Working(Line):
                 is left open costs the connection.
         """
         state, here = self._state, self._connection
-        with self.statement(JOINED):
+        with self.statement(_PIPELINE):
             here.enter_pipeline()
             if state.pending is not None:
                 state.take_pending()
@@ -164,7 +165,7 @@ class Working(Line):
         elif not idle and state.breach is None:  # mostly they say nothing
             state.unseen = False
             return
-        state.tagged(tags, idle, opaque)
+        state.tagged(tags, idle, opaque, kind.several)
         if tags and state.needs_mark(tags):
             self._command(state.mark)
 
@@ -182,7 +183,7 @@ class Working(Line):
             state.take_pending()
         here.due = None
         tags, here.seen = here.seen, []
-        state.note(tags, idle=self._is_idle())
+        state.note(tags, idle=self._is_idle(), several=kind.several)
 
     def _failed(self, error: psycopg.Error) -> None:
         if self._state.failure is None:

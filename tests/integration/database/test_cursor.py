@@ -177,3 +177,12 @@ def test_a_closed_cursor_runs_nothing(here: Connection) -> None:
     cursor.close()
     with pytest.raises(psycopg.InterfaceError, match="closed"):
         cursor.execute("SELECT 1")
+
+
+def test_whatever_is_true_asks_for_binary_answers(here: Connection) -> None:
+    binary: Any = 2
+    for _ in range(2):
+        cursor = here.cursor().execute(SELECT, [7], prepare=True, binary=binary)
+        assert cursor.fetchone() == (7,)
+        assert cursor.pgresult
+        assert cursor.pgresult.fformat(0) == 1

@@ -260,3 +260,79 @@ def test_a_begin_that_was_due_when_a_script_was_interrupted_is_forgotten(
     session.verify()
     session.commit()
     assert items(admin) == [1]
+
+
+@pytest.mark.parametrize("params", [None, (), {"unused": 1}])
+def test_what_a_text_of_several_committed_before_an_error_is_doubtful(
+    session: Session, db: Database, admin: psycopg.Connection[Any], params: Any
+) -> None:
+    text = "INSERT INTO item VALUES (1); COMMIT AND CHAIN; SELECT 1/0"
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        db.execute(text, params)
+    assert items(admin) == [1]
+    assert session.doubtful
+    assert session.reset()
+
+
+def rolled_back(db: Database) -> None:
+    db.execute("ROLLBACK; INSERT INTO item VALUES (7)")
+
+
+def rolled_back_in_a_pipeline(db: Database) -> None:
+    piped(db, "ROLLBACK", "INSERT INTO item VALUES (7)")
+
+
+@pytest.mark.parametrize("access", ["read", "write"])
+@pytest.mark.parametrize("script", [rolled_back, rolled_back_in_a_pipeline])
+def test_what_ran_behind_a_rollback_may_be_committed(
+    session: Session, admin: psycopg.Connection[Any], access: str, script: Any
+) -> None:
+    session.begin_read() if access == "read" else session.begin_write()
+    with pytest.raises(ScriptError, match="what it did up to there may be") as caught:
+        script(Database(Lease(session)))
+    assert items(admin) == [7]
+    assert caught.value.started is Started.UNKNOWN
+    assert session.reset()
+
+
+def test_a_rollback_alone_leaves_no_doubt(session: Session, db: Database) -> None:
+    with pytest.raises(ScriptError) as caught:
+        db.execute("ROLLBACK")
+    assert caught.value.started is Started.YES
+    assert session.reset()
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        ["SET TRANSACTION READ WRITE"],
+        ["SELECT 1/0", "ROLLBACK AND CHAIN"],
+    ],
+)
+def test_a_read_that_makes_itself_a_write_is_told_and_rolled_back(
+    session: Session, admin: psycopg.Connection[Any], before: list[str]
+) -> None:
+    session.begin_read()
+    db = Database(Lease(session))
+    for statement in before:
+        with suppress(psycopg.errors.DivisionByZero):
+            db.execute(statement)
+    db.execute("INSERT INTO item VALUES (7)")
+    with pytest.raises(ScriptError, match="read-only"):
+        session.verify()
+    assert session.reset()
+    assert items(admin) == []
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [["SET LOCAL work_mem = '1MB'"], ["SAVEPOINT a", "ROLLBACK TO SAVEPOINT a"]],
+)
+def test_a_read_may_change_what_its_transaction_lets_it(
+    session: Session, statements: list[str]
+) -> None:
+    session.begin_read()
+    for statement in statements:
+        Database(Lease(session)).execute(statement)
+    session.verify()
+    assert session.reset()

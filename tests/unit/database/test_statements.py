@@ -6,9 +6,9 @@ import pytest
 from psycopg import sql
 
 from falconas.database.statements import (
-    Kind,
     _alone,
-    _with_parameters,
+    _with_names,
+    _with_values,
     is_plain,
     is_single,
     layout,
@@ -26,6 +26,16 @@ from falconas.database.statements import (
         ("COPY item TO STDOUT", None, False),
         (b"SELECT 1", None, False),
         (sql.SQL("SELECT 1"), None, False),
+        # of a mapping nothing is sent if the text names nothing
+        ("SELECT 1; SELECT 2", {"a": 1}, False),
+        ("SELECT 1; SELECT %(a)s", {"a": 1}, True),
+        ("SELECT 1; SELECT 'x%%(a)s'", {"a": 1}, False),
+        ("SELECT 1; SELECT '%%%(a)s'", {"a": 1}, True),
+        ("SELECT 1", {"a": 1}, True),
+        (b"SELECT %(a)s", {"a": 1}, True),
+        (b"SELECT 1; SELECT 2", {"a": 1}, False),
+        (sql.SQL("SELECT {}").format(sql.Placeholder("a")), {"a": 1}, True),
+        (sql.SQL("SELECT 1; SELECT 2"), {"a": 1}, False),
     ],
 )
 def test_a_single_statement_is_known(query: Any, params: Any, single: bool) -> None:
@@ -57,16 +67,18 @@ def test_what_may_end_a_transaction_is_not_plain(query: Any, plain: bool) -> Non
 @pytest.mark.parametrize(
     "query", ["SELECT 1", "COMMIT", "SELECT 1; SELECT 2", b"SELECT 1"]
 )
-@pytest.mark.parametrize("params", [None, (1,)])
+@pytest.mark.parametrize("params", [None, (1,), {"a": 1}])
 def test_a_look_at_both_says_the_same_each_time(query: Any, params: Any) -> None:
     for _ in range(2):
         single = is_single(query, params)
-        kind = Kind(joined=single, opaque=not single, plain=is_plain(query))
-        assert look(query, params) == kind
+        kind = look(query, params)
+        assert (kind.joined, kind.plain) == (single, is_plain(query))
+        assert kind.opaque is kind.several is not single
 
 
 def test_long_texts_are_not_kept() -> None:
-    for params, kept in ((None, _alone), ([1], _with_parameters)):
+    ways: Any = ((None, _alone), ([1], _with_values), ({"a": 1}, _with_names))
+    for params, kept in ways:
         kept.cache_clear()
         look("SELECT 1", params)
         look("SELECT " + "1 + " * 2000 + "1", params)
