@@ -146,13 +146,14 @@ class TransactionState(Struct, eq=False):
         if self.breach is not None:
             raise self.breach
 
-    def note(self, tags: Iterable[str], *, idle: bool, several: bool = False) -> None:
+    def note(self, tags: list[str], *, idle: bool, several: bool = False) -> None:
         """Note what the server has answered, and whether a transaction is open."""
+        followed = several and ("COMMIT" in tags or "ROLLBACK" in tags)
         for tag in tags:
             if tag in _LASTING_TAGS:
                 self.lasting = True
             elif tag in _TRANSACTION_TAGS or (tag == "ROLLBACK" and idle):
-                self._break(tag, committed=tag == "COMMIT", several=several)
+                self._break(tag, committed="COMMIT" in tags, followed=followed)
             elif tag == "ROLLBACK":
                 self.rolled = self.changed = True
             elif tag == "SET":
@@ -189,10 +190,10 @@ class TransactionState(Struct, eq=False):
             sqlstate=cause.sqlstate if cause else None,
         )
 
-    def _break(self, tag: str, *, committed: bool, several: bool = False) -> None:
+    def _break(self, tag: str, *, committed: bool, followed: bool = False) -> None:
         if self.breach is not None:
             return
-        unsure = several or ((committed or self.autocommit) and self.access == "write")
+        unsure = followed or ((committed or self.autocommit) and self.access == "write")
         rule = (
             "each statement here commits for itself, and ctx.db.transaction() makes"
             " transactions"

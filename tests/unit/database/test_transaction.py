@@ -153,3 +153,22 @@ def test_reads_are_never_doubtful() -> None:
     ended = write()
     ended.watch(idle=True)
     assert ended.doubtful
+
+
+@pytest.mark.parametrize(
+    ("tags", "started"),
+    [
+        (["BEGIN"], Started.YES),
+        (["COMMIT"], Started.UNKNOWN),
+        (["ROLLBACK"], Started.UNKNOWN),
+        (["BEGIN", "COMMIT"], Started.UNKNOWN),
+    ],
+)
+@pytest.mark.parametrize("access", ["read", "write"])
+def test_what_runs_behind_an_end_is_uncertain(
+    access: str, tags: list[str], started: Started
+) -> None:
+    state = TransactionState(access)
+    with pytest.raises(ScriptError) as caught:
+        state.tagged(tags, idle=True, several=True)
+    assert caught.value.started is started
