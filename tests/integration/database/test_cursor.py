@@ -186,3 +186,16 @@ def test_whatever_is_true_asks_for_binary_answers(here: Connection) -> None:
         assert cursor.fetchone() == (7,)
         assert cursor.pgresult
         assert cursor.pgresult.fformat(0) == 1
+
+
+@pytest.mark.parametrize(("prepare", "uses"), [(None, 2), (True, 2), (False, 1)])
+def test_what_is_prepared_can_be_left_aside(
+    here: Connection, prepare: bool | None, uses: int
+) -> None:
+    here.execute(SELECT, [7], prepare=True)
+    here.execute(SELECT, [7], prepare=prepare)
+    counts = (
+        "SELECT generic_plans + custom_plans FROM pg_prepared_statements"
+        " WHERE statement LIKE %s"
+    )
+    assert here.execute(counts, ["SELECT $1::int"]).fetchone() == (uses,)

@@ -282,3 +282,16 @@ def test_what_would_be_of_no_effect_cannot_be_set(reading: Database, name: str) 
 def test_what_it_lacks_is_told(reading: Database, name: str, instead: str) -> None:
     with pytest.raises(AttributeError, match=instead):
         getattr(reading, name)
+
+
+def test_rows_that_are_left_are_refused_when_the_request_has_ended(
+    session: Session,
+) -> None:
+    session.begin_read()
+    lease = Lease(session)
+    cursor = Database(lease).execute("SELECT generate_series(1, 3)")
+    assert cursor.fetchone() == (1,)
+    lease.end()
+    for fetch in (cursor.fetchone, cursor.fetchmany, cursor.fetchall):
+        with pytest.raises(psycopg.InterfaceError, match="ended"):
+            fetch()

@@ -336,3 +336,11 @@ def test_a_read_may_change_what_its_transaction_lets_it(
         Database(Lease(session)).execute(statement)
     session.verify()
     assert session.reset()
+
+
+def test_a_statement_whose_answer_was_read_is_not_unseen(
+    session: Session, db: Database
+) -> None:
+    db.execute("/* not plain */ SELECT 1")
+    assert not session._state.unseen
+    assert session.reset()

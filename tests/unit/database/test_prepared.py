@@ -84,3 +84,18 @@ def test_not_all_that_ever_made_rows_is_kept(prepared: Prepared) -> None:
     for number in range(3 * prepared.prepared_max):
         maker(prepared, "SELECT 1 AS a", b"%d" % number)
     assert len(prepared._makers) <= prepared.prepared_max
+
+
+def test_a_name_is_that_of_what_is_prepared_and_counts_as_use(
+    prepared: Prepared,
+) -> None:
+    prepared.prepared_max = 2
+    assert prepared.name(b"SELECT 1", ()) is None
+    run(prepared, "SELECT 1", True)
+    run(prepared, "SELECT 2", True)
+    assert prepared.name(b"SELECT 1", ()) == b"_pg3_0"
+    assert prepared.name(b"SELECT 1", (23,)) is None
+    run(prepared, "SELECT 3", True)
+    assert [key[0] for key in prepared._names] == [b"SELECT 1", b"SELECT 3"]
+    prepared.prepare_threshold = None
+    assert prepared.name(b"SELECT 1", ()) is None
