@@ -138,14 +138,18 @@ class Session(Working):
             raise ScriptError("the script left a transaction open", started=Started.YES)
         if self._state.may_write and not self._reads_only():
             raise ScriptError(
-                "the script made its read-only transaction one that writes; what it did"
-                " was rolled back",
+                "the script made its read-only transaction one that writes, and what it"
+                " did was rolled back; a script that writes declares access='write'",
                 started=Started.YES,
             )
         self._state.complete = True
 
     def _reads_only(self) -> bool:
-        return self._command(b"SHOW transaction_read_only").get_value(0, 0) == b"on"
+        try:
+            result = self._command(b"SHOW transaction_read_only")
+        except psycopg.Error as error:
+            raise self.classify(error) from None
+        return result.get_value(0, 0) == b"on"
 
     def commit(self) -> int | None:
         """Commit a write's transaction; call `verify` before.

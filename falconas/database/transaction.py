@@ -153,7 +153,7 @@ class TransactionState(Struct, eq=False):
             if tag in _LASTING_TAGS:
                 self.lasting = True
             elif tag in _TRANSACTION_TAGS or (tag == "ROLLBACK" and idle):
-                self._break(tag, committed="COMMIT" in tags, followed=followed)
+                self._break(tag, committed=tag == "COMMIT", followed=followed)
             elif tag == "ROLLBACK":
                 self.rolled = self.changed = True
             elif tag == "SET":

@@ -11,7 +11,7 @@ import pytest
 from falconas.database.blocks import Lease
 from falconas.database.facade import Database
 from falconas.database.session import Session
-from falconas.errors import Aborted, ScriptError, Started
+from falconas.errors import Aborted, ScriptError, Started, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -302,6 +302,7 @@ def test_a_rollback_alone_leaves_no_doubt(session: Session, db: Database) -> Non
     assert session.reset()
 
 
+@pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize(
     "before",
     [
@@ -310,15 +311,15 @@ def test_a_rollback_alone_leaves_no_doubt(session: Session, db: Database) -> Non
     ],
 )
 def test_a_read_that_makes_itself_a_write_is_told_and_rolled_back(
-    session: Session, admin: psycopg.Connection[Any], before: list[str]
+    session: Session, admin: psycopg.Connection[Any], before: list[str], streamed: bool
 ) -> None:
     session.begin_read()
     db = Database(Lease(session))
     for statement in before:
-        with suppress(psycopg.errors.DivisionByZero):
-            db.execute(statement)
+        with suppress(psycopg.errors.DivisionByZero, psycopg.ProgrammingError):
+            list(db.stream(statement)) if streamed else db.execute(statement)
     db.execute("INSERT INTO item VALUES (7)")
-    with pytest.raises(ScriptError, match="read-only"):
+    with pytest.raises(ScriptError, match="declares access='write'"):
         session.verify()
     assert session.reset()
     assert items(admin) == []
@@ -344,3 +345,15 @@ def test_a_statement_whose_answer_was_read_is_not_unseen(
     db.execute("/* not plain */ SELECT 1")
     assert not session._state.unseen
     assert session.reset()
+
+
+def test_a_connection_that_is_lost_at_the_last_look_is_told(
+    session: Session, admin: psycopg.Connection[Any]
+) -> None:
+    session.begin_read()
+    Database(Lease(session)).execute("SET LOCAL work_mem = '1MB'")
+    pid = session.connection.info.backend_pid
+    admin.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+    with pytest.raises(Unavailable):
+        session.verify()
+    assert not session.reset()
